@@ -1,0 +1,211 @@
+"""The path of one attach, from the words typed to dlv's exit code.
+
+    words -> target -> probe -> (refused: diagnosis, report)  or  (passed: dlv, relay or terminal)
+
+Every attach waits for what this file imports before dlv starts, so it imports little; what is needed only when
+something is wrong (facts, diagnosis, reports, attrs) is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from safedlv import command_line, target
+from safedlv.errors import SafedlvError, UsageError
+from safedlv.probe import runner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from safedlv.command_line import CommandLine
+    from safedlv.session.listen import Listener
+    from safedlv.target import Found
+
+STOP_WITHIN = 2.0
+"""Seconds for the target to stop when it is probed, before it is given up (--probe-timeout)."""
+
+
+def attach(words: list[str]) -> int:
+    """``safedlv attach``: the exit code of the session, 1 when the attach is refused. Raises SafedlvError."""
+    from safedlv.facts.delve_path import delve_version_from_binary, find_delve
+
+    dlv = find_delve(os.environ.get("PATH"), os.environ.get("SAFEDLV_DLV"))
+    line = command_line.parse(words, lambda: _flags_of(dlv))
+    if dlv is None:
+        return _refused_without_delve(line)
+    if line.on("help"):
+        return _help(dlv)
+    if line.refused or _log_dest_fails(line):
+        return _replaced_by(dlv, words)
+    if not line.on("headless") and not line.on("allow-non-terminal-interactive") and not _on_terminal():
+        return _replaced_by(dlv, words)  # it says which stream is no terminal, and touches nothing
+
+    found = _the_target(line)
+    probe = runner.start(found.pid, found.procdir, found.before, line.number("probe-timeout", STOP_WITHIN))
+    try:
+        listener = _listener(line)
+    finally:
+        attempt = probe.result()
+    if any(failure for _, failure, _ in attempt[0] + attempt[1]) or not attempt[0]:
+        return _explain(found, attempt, listener)
+    found = _the_go_process(found, line)
+    if line.on("no-proxy"):
+        return _replaced_by(dlv, _own_words(words, found.pid))
+    return _session(dlv, delve_version_from_binary(dlv), line, found, listener)
+
+
+# ------------------------------------------------------------ the target
+
+
+def _the_target(line: CommandLine) -> Found:
+    if line.text("waitfor"):
+        from safedlv.waitfor import wait_for
+
+        return target.find(
+            wait_for(line.text("waitfor"), line.number("waitfor-interval", 1), line.number("waitfor-duration", 0))
+        )
+    try:
+        return target.resolve(line.args[0])
+    except UsageError as error:
+        raise SafedlvError(error.sentence, error.hint) from error  # with exit code 1, as dlv's
+
+
+def _the_go_process(found: Found, line: CommandLine) -> Found:
+    """The target, or, where it is a wrapper and a person at a terminal says so, the Go process behind it."""
+    from safedlv.wrappers import is_wrapper, offer_go_child
+
+    if not is_wrapper(found.procdir):
+        return found
+    return offer_go_child(found, ask=_on_terminal() and not line.on("headless"))
+
+
+# ------------------------------------------------------------ what follows
+
+
+def _explain(found: Found, attempt: runner.RawAttempt, listener: Listener | None) -> int:
+    """The probe failed: say at which step, with which errno, and what the facts say. dlv is not started."""
+    from safedlv.doctor import diagnose_attempt
+    from safedlv.report.text import report
+
+    if listener is not None:
+        listener.close()
+    sys.stderr.write(report(diagnose_attempt(found, attempt), colour=sys.stderr.isatty()))
+    return 1
+
+
+def _session(dlv: str, version: str | None, line: CommandLine, found: Found, listener: Listener | None) -> int:
+    from safedlv.session import launch
+
+    close = [found.procdir] if listener is None else [found.procdir, listener.sock.fileno()]
+    log = _open_log(line)
+    delve = launch.start(dlv, version, line, found.pid, terminal=listener is None, close=close)
+    try:
+        if listener is None:
+            from safedlv.session.terminal import run_terminal
+
+            return run_terminal(dlv, delve, line, log)
+        _write_line(log if line.text("log-dest") else 1, f"API server listening at: {listener.shown}")
+        from safedlv.session.relay import Relay
+
+        if not listener.loopback:
+            sys.stderr.write("Listening for remote connections (connections are not authenticated nor encrypted)\n")
+        relay = Relay(
+            listener,
+            delve,
+            multi=line.on("accept-multiclient"),
+            check_user=line.on("only-same-user", default=True),
+            log=log,
+        )
+        return relay.run()
+    finally:
+        delve.close()
+
+
+# ------------------------------------------------------------ words and streams
+
+
+def _listener(line: CommandLine) -> Listener | None:
+    """Where clients come in; None when the user gets a terminal."""
+    if not line.on("headless") or line.on("no-proxy"):
+        return None
+    from safedlv.session.listen import listen
+
+    return listen(line.text("listen", "127.0.0.1:0"))
+
+
+def _replaced_by(dlv: str, words: list[str]) -> int:
+    """Become dlv, with these words."""
+    sys.stdout.flush()
+    os.execv(dlv, [dlv, "attach", *words])
+    raise AssertionError  # never reached
+
+
+def _own_words(words: list[str], pid: int) -> list[str]:
+    """The words for dlv itself: without our flags, and with the PID in place of our name for it."""
+    line = command_line.parse(words)
+    return [*line.handed_on(()), str(pid), *line.args[1:]]
+
+
+def _help(dlv: str) -> int:
+    """dlv's help, and after it what safedlv adds."""
+    import subprocess
+
+    code = subprocess.run([dlv, "attach", "--help"], check=False).returncode
+    sys.stdout.write(
+        "\nsafedlv adds:\n"
+        "      --no-proxy               Probe first, then become dlv itself: nothing stands in between\n"
+        "      --probe-timeout float    Seconds for the target to stop when it is probed (default 2)\n"
+        "      --debug                  Show tracebacks of safedlv's own failures\n"
+        "A target is a PID, name:PATTERN, docker:NAME or docker:NAME/PID.\n"
+    )
+    return code
+
+
+def _flags_of(dlv: str | None) -> dict[str, str]:
+    """The kinds of dlv's flags, from its own help: asked only when a flag comes up that we do not know."""
+    import subprocess
+
+    if dlv is None:
+        return {}
+    done = subprocess.run([dlv, "help", "attach"], capture_output=True, text=True, timeout=10, check=False)
+    return command_line.flag_kinds(done.stdout)
+
+
+def _refused_without_delve(line: CommandLine) -> int:
+    where = os.environ.get("SAFEDLV_DLV")
+    raise SafedlvError(
+        f"SAFEDLV_DLV names {where}, which is no program" if where else "there is no dlv on the PATH",
+        "go install github.com/go-delve/delve/cmd/dlv@latest, or name one with SAFEDLV_DLV=/path/to/dlv",
+    )
+
+
+def _on_terminal() -> bool:
+    return all(os.isatty(fd) for fd in (0, 1, 2))
+
+
+def _log_dest_fails(line: CommandLine) -> bool:
+    """dlv refuses --log-output without --log, and a log file that it cannot make (pkg/logflags: Setup)."""
+    if line.text("log-output") and not line.on("log"):
+        return True
+    dest = line.text("log-dest")
+    if not dest or dest.lstrip("-").isdigit():
+        return False
+    directory = os.path.dirname(dest) or "."
+    return not os.access(dest if os.path.exists(dest) else directory, os.W_OK)
+
+
+def _open_log(line: CommandLine) -> int:
+    """Where dlv's log goes: a descriptor, a file made anew, or stderr."""
+    dest = line.text("log-dest")
+    if not dest:
+        return 2
+    if dest.lstrip("-").isdigit():
+        return int(dest)
+    return os.open(dest, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+
+
+def _write_line(fd: int, text: str) -> None:
+    try:
+        os.write(fd, text.encode("utf-8", "surrogateescape") + b"\n")
+    except OSError as error:
+        raise SafedlvError(f"cannot write to descriptor {fd}: {error.strerror}") from error

@@ -1,0 +1,71 @@
+"""Arguments, help and exit codes: the only place that exits. Commands load what they need when they are called."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from safedlv import __version__
+from safedlv.errors import SafedlvError
+
+HELP = """\
+safedlv: a drop-in for `dlv attach` that explains a refused attach and never harms the target
+
+usage:
+  safedlv attach [dlv attach's own flags] TARGET [EXECUTABLE]   attach, as dlv attach does
+  safedlv doctor [TARGET] [--json]                              can a debugger attach, and if not, why
+  safedlv version
+
+A TARGET is a PID, name:PATTERN (the one process whose command line matches), docker:NAME or docker:NAME/PID.
+`safedlv attach --help` lists the flags.
+"""
+TRACEBACKS = "--debug"
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command and return its exit code; the console script exits with it."""
+    words = sys.argv[1:] if words is None else words
+    try:
+        return _run(words)
+    except SafedlvError as error:
+        if TRACEBACKS in words:
+            raise
+        sys.stderr.write(f"safedlv: {error.sentence}\n" + (f"  {error.hint}\n" if error.hint else ""))
+        return error.code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except Exception as error:  # noqa: BLE001  the last resort: a traceback helps nobody who did not ask for one
+        if TRACEBACKS in words:
+            raise
+        sys.stderr.write(f"safedlv: internal error: {type(error).__name__}: {error}\n  --debug shows where\n")
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    command, rest = _command(words)
+    if command == "attach":
+        from safedlv.attach import attach
+
+        return attach(rest)
+    if command == "doctor":
+        from safedlv.doctor import doctor
+
+        return doctor(rest)
+    if command in ("version", "--version"):
+        sys.stdout.write(f"safedlv {__version__}\n")
+        return 0
+    if command in ("help", "--help", "-h", ""):
+        sys.stdout.write(HELP)
+        return 0
+    raise SafedlvError(f"there is no command {command!r}", "safedlv help lists the commands", code=2)
+
+
+def _command(words: list[str]) -> tuple[str, list[str]]:
+    """The command and its words. dlv takes its flags before the command too: ``--headless attach 1234``."""
+    if words and words[0].startswith("-") and words[0] not in ("--version", "--help", "-h") and "attach" in words:
+        at = words.index("attach")
+        return "attach", words[:at] + words[at + 1 :]
+    return (words[0], words[1:]) if words else ("", [])

@@ -1,0 +1,1 @@
+"""What the facts and attempts mean: pure functions and tables, no system call."""

@@ -1,0 +1,185 @@
+"""``safedlv doctor``: facts, one probe, and what they mean. Changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from safedlv import target, wrappers
+from safedlv.diagnosis.causes import Evidence, causes, verdict
+from safedlv.diagnosis.checks import checks
+from safedlv.errors import UsageError
+from safedlv.facts import credentials
+from safedlv.facts.delve import read_delve, supports
+from safedlv.facts.delve_path import find_delve
+from safedlv.facts.go_binary import read_go_binary
+from safedlv.facts.process import read_process
+from safedlv.model import Attempt, Delve, Diagnosis, ProcessFacts, Step, Target, Unknown
+from safedlv.probe import runner
+
+EXIT_CODES = {"ok": 0, "blocked": 10, "degraded": 11, "undetermined": 3}
+STOP_WITHIN = 2.0
+
+
+def doctor(words: list[str]) -> int:
+    """The command; returns the exit code of contract (0 works, 10 blocked, 11 degraded, 3 undetermined)."""
+    options = _options(words)
+    diagnosis = diagnose(options.target, options.probe_timeout) if options.target else diagnose_context()
+    if options.json:
+        from safedlv.report.json import document
+
+        sys.stdout.write(document(diagnosis) + "\n")
+    else:
+        from safedlv.report.text import report
+
+        sys.stdout.write(report(diagnosis, colour=sys.stdout.isatty()))
+    return EXIT_CODES[diagnosis.verdict]
+
+
+def _options(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="safedlv doctor", description="Can a debugger attach to TARGET, and if not, why? Changes nothing."
+    )
+    parser.add_argument("target", nargs="?", help="a PID, name:PATTERN, docker:NAME; without: this machine and context")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout (schema safedlv.diagnosis/1)")
+    parser.add_argument("--tracer", default="self", metavar="WHO", help="whose place to try from: self")
+    parser.add_argument("--probe-timeout", type=float, default=STOP_WITHIN, metavar="SECONDS")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of safedlv's own failures")
+    options = parser.parse_args(words)
+    if options.tracer != "self":
+        raise UsageError(f"--tracer {options.tracer} is not there yet", "only --tracer self can be tried so far")
+    return options
+
+
+def diagnose(text: str, timeout: float = STOP_WITHIN) -> Diagnosis:
+    """Look at the process that ``text`` names, probe it, and say what it means. Raises UsageError."""
+    try:
+        found = target.resolve(text)
+    except target.NoSuchProcessError as error:
+        return _diagnosis(Evidence(error.pid, None, None, None, _delve(), hidden=error.hidden), None)
+    if found.pid == os.getpid() or not _way_back_is_open(found):
+        return diagnose_attempt(found, None)
+    probe = runner.start(found.pid, found.procdir, found.before, timeout)
+    return diagnose_attempt(found, probe.result())
+
+
+def diagnose_attempt(found: target.Found, raw: runner.RawAttempt | None) -> Diagnosis:
+    """What an attempt that was made (None: none was) and the facts mean."""
+    facts = read_process(found.pid)
+    binary = read_go_binary(found.procdir)
+    delve = _delve()
+    tracer_pid = facts.status.tracer_pid
+    evidence = Evidence(
+        pid=found.pid,
+        facts=facts,
+        attempt=attempt_of(raw) if raw else None,
+        binary=binary,
+        delve=delve,
+        delve_supports=_supports(delve, binary.go_version),
+        self_pid=os.getpid(),
+        go_children=_go_children(found),
+        tracer_name=target.command_line_of(tracer_pid) if isinstance(tracer_pid, int) and tracer_pid else "",
+    )
+    return _diagnosis(evidence, found)
+
+
+def diagnose_context() -> Diagnosis:
+    """Could a debugger work here at all? The probe on a child of our own, which nothing but this context can refuse."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(write_end)
+        os.read(read_end, 1)
+        os._exit(0)
+    os.close(read_end)
+    try:
+        found = target.find(child)
+        attempt = attempt_of(runner.start(child, found.procdir, found.before, STOP_WITHIN).result())
+        found.close()
+    finally:
+        os.close(write_end)
+        os.waitpid(child, 0)
+    delve = _delve()
+    facts = read_process(os.getpid())
+    evidence = Evidence(os.getpid(), facts, attempt, None, delve)
+    missing = tuple(cause for cause in causes(evidence) if cause.id == "delve-missing")
+    lines = tuple(check for check in checks(evidence) if check.id in ("yama", "security-modules", "limits", "delve"))
+    return Diagnosis(
+        None, facts, None, delve, credentials.own_tracer(), attempt, verdict(missing, attempt), missing, lines
+    )
+
+
+def attempt_of(raw: runner.RawAttempt) -> Attempt:
+    """The plain tuples that came out of the probe's child, as a value."""
+    steps, needs, (held, held_threads), left_as_found = raw
+    return Attempt(
+        tuple(Step(*step) for step in steps), tuple(Step(*step) for step in needs), held, held_threads, left_as_found
+    )
+
+
+def _diagnosis(evidence: Evidence, found: target.Found | None) -> Diagnosis:
+    listed = causes(evidence)
+    return Diagnosis(
+        target=_target(evidence.pid, evidence.facts, found.container if found else None),
+        facts=evidence.facts,
+        binary=evidence.binary,
+        delve=evidence.delve,
+        tracer=credentials.own_tracer(),
+        attempt=evidence.attempt,
+        verdict=verdict(listed, evidence.attempt),
+        causes=listed,
+        checks=checks(evidence),
+    )
+
+
+def _target(pid: int, facts: ProcessFacts | None, container: str | None) -> Target:
+    if facts is None:
+        return Target(pid, Unknown("ESRCH", f"/proc/{pid}/stat"))
+    inner = facts.status.ns_pid
+    return Target(
+        pid,
+        facts.status.start_time,
+        "docker" if container else None,
+        container,
+        inner if isinstance(inner, Unknown) else inner[-1],
+    )
+
+
+def _delve() -> Delve | None:
+    path = find_delve(os.environ.get("PATH"), os.environ.get("SAFEDLV_DLV"))
+    return read_delve(path) if path else None
+
+
+def _supports(delve: Delve | None, go_version: str | Unknown | None) -> bool | Unknown:
+    if delve is None or not isinstance(go_version, str):
+        return Unknown("ENODATA", "the Go version of the target")
+    return supports(delve, go_version)
+
+
+def _go_children(found: target.Found) -> tuple[tuple[int, str], ...]:
+    if not wrappers.is_wrapper(found.procdir):
+        return ()
+    return tuple((pid, target.command_line_of(pid)) for pid in wrappers.go_children(found.pid))
+
+
+def _way_back_is_open(found: target.Found) -> bool:
+    """Whether a target that cannot stop can be left without a trace: by SIGCONT, which must be allowed and unheard.
+
+    A frozen target is not attached to when it catches SIGCONT or may not be signalled: the cause is observed anyway.
+    """
+    if found.before.stopped or (not found.before.catches_sigcont and _may_signal(found.pid)):
+        return True
+    from safedlv.facts.cgroup import read_cgroup
+    from safedlv.facts.procfs import ProcDir
+
+    with ProcDir(found.pid) as procdir:
+        return read_cgroup(procdir).frozen is not True
+
+
+def _may_signal(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True

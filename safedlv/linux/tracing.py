@@ -1,0 +1,134 @@
+"""System calls on another process: ptrace(2), its waits, tgkill(2), process_vm_readv(2), /proc/PID identity.
+
+Every attach pays for importing this file, so it needs ctypes and nothing else. python-ptrace offers the same
+calls, but importing it costs three bare Python starts and runs ldconfig (measured by ``make bench``); the tests
+hold the numbers below against python-ptrace's.
+
+Non-goals: no policy, no retries, no reading of facts (facts/), no order of calls (probe/sequence.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+# include/uapi/linux/ptrace.h
+PTRACE_PEEKDATA: Final = 2
+PTRACE_POKEDATA: Final = 5
+PTRACE_CONT: Final = 7
+PTRACE_ATTACH: Final = 16
+PTRACE_DETACH: Final = 17
+PTRACE_SETOPTIONS: Final = 0x4200
+PTRACE_GETSIGINFO: Final = 0x4202
+PTRACE_GETREGSET: Final = 0x4204
+PTRACE_O_TRACECLONE: Final = 0x8
+
+NT_PRSTATUS: Final = 1  # include/uapi/linux/elf.h
+WALL: Final = 0x40000000  # __WALL: wait for threads of other processes too (wait(2))
+SIGCONT: Final = 18  # the same on every architecture Go supports but MIPS; ``signal`` costs an import of enum
+SIGSTOP: Final = 19
+SI_KERNEL: Final = 0x80  # PTRACE_ATTACH's own SIGSTOP carries this code (kernel/ptrace.c: SEND_SIG_PRIV)
+SI_TKILL: Final = -6
+# The numbers of tgkill(2); musl has no wrapper for it. Everything but x86 uses the generic table.
+_TGKILL: Final = {"x86_64": 234, "i686": 270, "i386": 270}.get(os.uname().machine, 131)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_ptrace = _libc.ptrace
+_ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+_ptrace.restype = ctypes.c_long
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+_siginfo = (ctypes.c_int * 32)()  # siginfo_t is 128 bytes
+_registers = (ctypes.c_ulong * 256)()
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("len", ctypes.c_size_t))
+
+
+_register_iovec = _Iovec(ctypes.addressof(_registers), ctypes.sizeof(_registers))
+
+
+def ptrace(request: int, tid: int, addr: int = 0, data: int = 0) -> None:
+    """ptrace(2) for every request whose result is only success or failure. Raises OSError with the errno."""
+    if _ptrace(request, tid, addr, data) == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, f"ptrace({request:#x}, {tid}): {os.strerror(code)}")
+
+
+def peek(tid: int, addr: int) -> int:
+    """The word at ``addr`` of a stopped tracee (PTRACE_PEEKDATA). Raises OSError."""
+    ctypes.set_errno(0)
+    word: int = _ptrace(PTRACE_PEEKDATA, tid, addr, 0)
+    code = ctypes.get_errno()
+    if word == -1 and code:  # -1 can be the word itself; only errno tells (ptrace(2))
+        raise OSError(code, f"ptrace(PEEKDATA, {tid}): {os.strerror(code)}")
+    return word & (2**64 - 1)
+
+
+def signal_info(tid: int) -> tuple[int, int] | None:
+    """(si_code, si_pid) of the signal that a tracee is stopped at; None in a group-stop, which has no siginfo.
+
+    Raises OSError when PTRACE_GETSIGINFO is refused. EINVAL marks the group-stop (ptrace(2), "Group-stop").
+    """
+    if _ptrace(PTRACE_GETSIGINFO, tid, 0, ctypes.addressof(_siginfo)) == -1:
+        code = ctypes.get_errno()
+        if code == errno.EINVAL:
+            return None
+        raise OSError(code, f"ptrace(GETSIGINFO, {tid}): {os.strerror(code)}")
+    return _siginfo[2], _siginfo[4]
+
+
+def get_registers(tid: int) -> bytes:
+    """The general registers of a stopped tracee (PTRACE_GETREGSET, NT_PRSTATUS). Raises OSError."""
+    _register_iovec.len = ctypes.sizeof(_registers)
+    ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, ctypes.addressof(_register_iovec))
+    return bytes(_registers)[: _register_iovec.len]
+
+
+def tgkill(tgid: int, tid: int, signal: int) -> None:
+    """Send ``signal`` to one thread (tgkill(2)), as Delve stops threads. Raises OSError."""
+    if _syscall(_TGKILL, tgid, tid, signal) == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, f"tgkill({tgid}, {tid}, {signal}): {os.strerror(code)}")
+
+
+def wait_stopped(tid: int) -> int | None:
+    """The signal that tracee ``tid`` is stopped at, or None while it runs on (waitpid(2) with WNOHANG and __WALL).
+
+    Raises ChildProcessError when it is no tracee of ours any more, ProcessLookupError when it ended.
+    """
+    waited, status = os.waitpid(tid, os.WNOHANG | WALL)
+    if not waited:
+        return None
+    if not os.WIFSTOPPED(status):
+        raise ProcessLookupError(errno.ESRCH, f"tracee {tid} ended")
+    return os.WSTOPSIG(status)
+
+
+def process_vm_readv(pid: int, addr: int, size: int) -> bytes:
+    """``size`` bytes at ``addr`` of another process (process_vm_readv(2)). Raises OSError."""
+    buffer = ctypes.create_string_buffer(size)
+    local = _Iovec(ctypes.addressof(buffer), size)
+    remote = _Iovec(addr, size)
+    count = _libc.process_vm_readv(
+        pid, ctypes.byref(local), ctypes.c_ulong(1), ctypes.byref(remote), ctypes.c_ulong(1), ctypes.c_ulong(0)
+    )
+    if count == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, f"process_vm_readv({pid}): {os.strerror(code)}")
+    return buffer.raw[:count]
+
+
+def warm() -> None:
+    """Go through ctypes and waitpid once, with calls that concern nobody."""
+    _libc.getppid()
+    try:
+        os.waitpid(-1, os.WNOHANG | WALL)
+    except ChildProcessError:
+        return

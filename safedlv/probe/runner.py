@@ -1,0 +1,174 @@
+"""Run the probe in a child of its own, and mend what a child that was killed may have left.
+
+The child is forked while this process has one thread, leaves the session (a Ctrl-C or a killed process group does
+not reach it) and finishes by itself even if this process is killed. Child and parent share one page, so that the
+parent knows how far a child came that a seccomp filter killed.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import marshal
+import mmap
+import os
+import select
+import time
+
+from safedlv.linux.tracing import SIGCONT, SIGSTOP
+from safedlv.probe.sequence import STEPS, Progress, RawStep, Sequence, TargetGoneError, rehearse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Held = tuple[int, int]
+"""Microseconds for which the leader was stopped, and the sum over the other threads, held one at a time."""
+RawAttempt = tuple[tuple[RawStep, ...], tuple[RawStep, ...], Held, bool]
+"""The three calls, the needs, time held, left as found (model.Attempt, before anyone thinks about it)."""
+
+SIGKILL = 9
+SIGSYS = 31
+_HEADER = 8  # bytes of Progress; the marshalled result follows
+
+
+class Before:
+    """How the target was before it was touched, read with as little as possible (proc_pid_status(5))."""
+
+    __slots__ = ("catches_sigcont", "stopped", "tgid", "traced_by")
+
+    def __init__(self, status: bytes) -> None:
+        fields = {key: rest.split() for key, _, rest in (line.partition(b":") for line in status.splitlines())}
+        self.stopped = fields.get(b"State", [b"?"])[0] == b"T"
+        self.tgid = int(fields.get(b"Tgid", [b"0"])[0])
+        self.traced_by = int(fields.get(b"TracerPid", [b"0"])[0])
+        self.catches_sigcont = bool(int(fields.get(b"SigCgt", [b"0"])[0], 16) >> (SIGCONT - 1) & 1)
+
+    @classmethod
+    def of(cls, procdir: int) -> Before:
+        """Raises OSError when the process is gone."""
+        fd = os.open("status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=procdir)
+        try:
+            return cls(os.read(fd, 16384))
+        finally:
+            os.close(fd)
+
+
+def start(pid: int, procdir: int, before: Before, timeout: float) -> Running:
+    """Fork the probe of ``pid`` (``procdir``: its open /proc/PID). ``timeout``: seconds until a stop is given up."""
+    shared = mmap.mmap(-1, mmap.PAGESIZE * 4)
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        _child(pid, procdir, before, time.monotonic() + timeout, shared, parent)
+    return Running(pid, procdir, before, child, shared, timeout)
+
+
+def _child(pid: int, procdir: int, before: Before, deadline: float, shared: mmap.mmap, parent: int) -> None:
+    try:
+        os.setsid()
+        gc.disable()  # a collection would touch, and so copy, every page while the target waits
+        rehearse()
+        progress = Progress(memoryview(shared))
+        sequence = Sequence(pid, procdir, stopped=before.stopped, deadline=deadline, progress=progress)
+        try:
+            sequence.run()
+        except (TargetGoneError, FileNotFoundError, ProcessLookupError):
+            sequence.steps = sequence.steps or [("attach", "ESRCH", 0)]
+        held = (round(sequence.held * 1e6), round(sequence.held_threads * 1e6))
+        if sequence.gave_up and not before.stopped and os.getppid() != parent:
+            os.kill(pid, SIGCONT)  # the parent, whose task it is, has been killed
+        result = marshal.dumps((tuple(sequence.steps), tuple(sequence.needs), held, sequence.gave_up))
+        shared[_HEADER : _HEADER + len(result)] = result
+        shared[3] = 1
+    finally:
+        os._exit(0)
+
+
+class Running:
+    """A probe under way. ``result()`` waits for it; meanwhile the caller may do other things."""
+
+    def __init__(self, pid: int, procdir: int, before: Before, child: int, shared: mmap.mmap, timeout: float) -> None:
+        self.pid, self.procdir, self.before = pid, procdir, before
+        self.child, self.shared, self.timeout = child, shared, timeout
+
+    def result(self) -> RawAttempt:
+        """The attempt. A child that was killed by a filter counts as refused with SIGSYS at the step it had begun."""
+        killed_by = self._reap()
+        if self.shared[3]:
+            steps, needs, held, gave_up = marshal.loads(self.shared[_HEADER:])  # noqa: S302  written by our own child
+            if gave_up and not self.before.stopped:
+                _ignore_gone(lambda: os.kill(self.pid, SIGCONT))
+        else:
+            self._mend()
+            steps, needs, held = self._as_far_as_it_came(killed_by)
+        return steps, needs, held, self._left_as_found()
+
+    def _reap(self) -> int:
+        """Wait for the child, as long as its heartbeat goes on; returns the signal that ended it, or 0."""
+        pidfd = os.pidfd_open(self.child)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        beat = -1
+        while not poll.poll((self.timeout + 1) * 1000):
+            if self.shared[2] == beat:
+                os.kill(self.child, SIGKILL)
+            beat = self.shared[2]
+        os.close(pidfd)
+        _, status = os.waitpid(self.child, 0)
+        return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+    def _as_far_as_it_came(self, killed_by: int) -> tuple[tuple[RawStep, ...], tuple[RawStep, ...], Held]:
+        reached = self.shared[0]
+        word = "SIGSYS" if killed_by == SIGSYS else "KILLED"
+        done = tuple((name, None, 0) for name in STEPS[: max(reached - 1, 0)])
+        failed = ((STEPS[max(reached - 1, 0)], word, 0),)
+        every = done + failed
+        return every[:3], every[3:], (0, 0)
+
+    def _mend(self) -> None:
+        """A killed child may leave a SIGSTOP queued or a signal of the target undelivered."""
+        held = self.shared[1]
+        if held:
+            _ignore_gone(lambda: os.kill(self.pid, held))
+        if not self.before.stopped and (self._state() == b"T" or self._stop_queued()):
+            _ignore_gone(lambda: os.kill(self.pid, SIGCONT))
+
+    def _left_as_found(self) -> bool:
+        """Untraced (or traced by whom it was before), and stopped or running as before; a target that ended counts."""
+        deadline = time.monotonic() + 0.2  # a job stop is taken up again within microseconds of the detach
+        while True:
+            try:
+                after = Before.of(self.procdir)
+            except OSError:
+                return True
+            if after.traced_by == self.before.traced_by and after.stopped == self.before.stopped:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.0005)
+
+    def _state(self) -> bytes:
+        return _field(self.procdir, "stat", b") ")
+
+    def _stop_queued(self) -> bool:
+        mask = _field(self.procdir, "status", b"\nSigPnd:\t")
+        return bool(mask) and bool(int(mask, 16) >> (SIGSTOP - 1) & 1)
+
+
+def _field(procdir: int, name: str, before: bytes) -> bytes:
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=procdir)
+        data = os.read(fd, 16384)
+        os.close(fd)
+    except OSError:
+        return b""
+    return (data.rpartition(before)[2].split() or [b""])[0]
+
+
+def _ignore_gone(call: Callable[[], None]) -> None:
+    try:
+        call()
+    except OSError as error:
+        if error.errno not in (errno.ESRCH, errno.EPERM):
+            raise

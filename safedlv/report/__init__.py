@@ -1,0 +1,1 @@
+"""Diagnoses written down: for people (text) and for programs (json). Pure: values in, text out."""

@@ -1,0 +1,118 @@
+"""The report for people: the answer first, then the steps, the causes with their proof, and what each layer states."""
+
+from __future__ import annotations
+
+import textwrap
+
+from safedlv.errors import printable
+from safedlv.model import Attempt, Diagnosis, Step
+
+WIDTH = 80
+MARKS = {"pass": "ok  ", "fail": "FAIL", "warn": "note", "skip": "?   "}
+COLOURS = {"ok": "32", "degraded": "33", "blocked": "31", "undetermined": "33", "fail": "31", "warn": "33"}
+CALLS = {
+    "attach": "PTRACE_ATTACH",
+    "setoptions": "PTRACE_SETOPTIONS",
+    "cont": "PTRACE_CONT",
+    "getregset": "PTRACE_GETREGSET",
+    "peekdata": "PTRACE_PEEKDATA",
+    "pokedata": "PTRACE_POKEDATA",
+    "tgkill": "tgkill of a thread",
+    "threads": "attaching to every thread",
+    "auxv": "opening /proc/PID/auxv",
+    "maps": "opening /proc/PID/maps",
+    "exe": "opening /proc/PID/exe",
+    "mem": "reading /proc/PID/mem",
+}
+WORDS = {
+    "TIMEOUT": "the call was accepted, but the target did not stop",
+    "SIGSYS": "a seccomp filter killed the caller",
+    "KILLED": "the probe's process was killed",
+    "EPERM": "Operation not permitted",
+    "EACCES": "Permission denied",
+    "ESRCH": "No such process",
+    "ENOSYS": "Function not implemented",
+}
+
+
+def report(diagnosis: Diagnosis, *, colour: bool) -> str:
+    """The whole report, ending in a newline; at most 80 columns but for words that are longer."""
+    lines = [_paint(_answer(diagnosis), diagnosis.verdict, colour)]
+    if diagnosis.attempt is not None:
+        lines += ["", *_steps(diagnosis.attempt)]
+    for cause in diagnosis.causes:
+        lines += ["", *_wrap(f"{cause.id} ({cause.proof}): {cause.summary}", "")]
+        lines += [line for proof in cause.evidence for line in _wrap(proof, "    ")]
+    lines += ["", "What the layers state:"]
+    for check in diagnosis.checks:
+        mark = _paint(MARKS[check.status], check.status, colour)
+        first, *more = _wrap(f"{check.id}: {check.summary}", "        ")
+        lines += [f"  {mark}  {first.strip()}", *more]
+    return "\n".join(lines) + "\n"
+
+
+def _answer(d: Diagnosis) -> str:
+    who = _who(d)
+    failed = d.attempt and (d.attempt.failed or d.attempt.failed_need)
+    if d.verdict == "ok":
+        return f"ok: a debugger can attach to {who}"
+    if d.verdict == "degraded":
+        return "\n".join(_wrap(f"degraded: a debugger can attach to {who}, but {_join(d)}", ""))
+    if d.verdict == "undetermined":
+        return f"undetermined: {who} was not probed"
+    if failed:
+        why = _join(d) or "the layers below are what is known; none of them is proved to be the cause"
+        at = f"blocked at {CALLS.get(failed.step, failed.step)} with {failed.errno} ({_words(failed)})"
+        return "\n".join(_wrap(f"{at}: {why}", ""))
+    return "\n".join(_wrap(f"blocked: {_join(d)}", ""))
+
+
+def _who(d: Diagnosis) -> str:
+    if d.target is None:
+        return "a process of ours in this context"
+    name = d.facts.status.name if d.facts else ""
+    return f"process {d.target.pid}" + (f" ({printable(name)})" if isinstance(name, str) and name else "")
+
+
+def _join(d: Diagnosis) -> str:
+    return "; ".join(cause.summary for cause in d.causes)
+
+
+def _steps(attempt: Attempt) -> list[str]:
+    lines = ["What was tried:"]
+    for step in attempt.steps:
+        lines.append(f"  {_step_mark(step)}  {CALLS[step.step]}{_outcome(step)}")
+    failed = [step for step in attempt.needs if not step.ok]
+    lines += [f"  {_step_mark(step)}  {CALLS.get(step.step, step.step)}{_outcome(step)}" for step in failed]
+    if attempt.needs and not failed:
+        lines.append(f"  ok    all {len(attempt.needs)} other things that dlv needs (registers, memory, files, threads)")
+    held = f"  The target was held for {attempt.stopped_us} us"
+    if attempt.threads_stopped_us:
+        held += f", its other threads, one at a time, for {attempt.threads_stopped_us} us in all"
+    lines += _wrap(held + ("; it was left as it was found." if attempt.left_as_found else "."), "  ")
+    if not attempt.left_as_found:
+        lines.append("  NOT left as it was found: look at its State and TracerPid in /proc/PID/status.")
+    return lines
+
+
+def _step_mark(step: Step) -> str:
+    return "ok  " if step.ok else "FAIL"
+
+
+def _outcome(step: Step) -> str:
+    return f" ({step.us} us)" if step.ok else f": {step.errno} ({_words(step)})"
+
+
+def _words(step: Step) -> str:
+    return WORDS.get(step.errno or "", "refused")
+
+
+def _wrap(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_long_words=False, break_on_hyphens=False
+    ) or [indent]
+
+
+def _paint(text: str, kind: str, colour: bool) -> str:
+    code = COLOURS.get(kind)
+    return f"\x1b[{code}m{text}\x1b[0m" if colour and code else text

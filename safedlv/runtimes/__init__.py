@@ -1,0 +1,1 @@
+"""Where targets run: container engines, and a sandbox of our own without one."""

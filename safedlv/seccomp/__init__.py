@@ -1,0 +1,1 @@
+"""Pure: seccomp programs built, disassembled, evaluated and explained."""

@@ -1,0 +1,131 @@
+"""Start dlv for a session: a private directory, the keeper, and dlv listening where only we can reach it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from safedlv.errors import SafedlvError
+from safedlv.session import keeper
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from safedlv.command_line import CommandLine
+
+UNIX_SINCE = (1, 23)  # the first dlv that listens on unix sockets (cmd/dlv/cmds/commands.go: netListen)
+# What we say ourselves to our dlv, whatever the user said to us.
+OURS = ("listen", "log-dest", "headless", "waitfor", "waitfor-interval", "waitfor-duration", "init", "continue")
+LISTENING = b"API server listening at: "
+
+
+class Delve:
+    """A dlv of ours: its process, its log pipe, and the private address that it listens on."""
+
+    def __init__(self, pid: int, directory: str, unix: bool, log: int, keeper_pid: int, lifeline: int) -> None:
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.directory = directory
+        self.address: str | tuple[str, int] | None = os.path.join(directory, "dlv") if unix else None
+        self.listening = False
+        self.log = log
+        self.keeper_pid = keeper_pid
+        self.lifeline = lifeline
+        self.code: int | None = None
+
+    def heard(self, line: bytes) -> bool:
+        """Take the line that tells where dlv listens; False for every other line of its log."""
+        if self.listening or not line.startswith(LISTENING):
+            return False
+        self.listening = True
+        if self.address is None:
+            host, _, port = line[len(LISTENING) :].decode().strip().rpartition(":")
+            self.address = (host, int(port))
+        return True
+
+    def leave(self) -> None:
+        """Ask for an orderly end: the keeper makes dlv detach as soon as that is safe. Does not wait."""
+        if self.lifeline != -1:
+            os.close(self.lifeline)
+            self.lifeline = -1
+
+    def reap(self) -> int:
+        """Wait for dlv to end; its exit code (128 + signal when it was killed)."""
+        if self.code is None:
+            _, status = os.waitpid(self.pid, 0)
+            self.code = os.waitstatus_to_exitcode(status)
+            if self.code < 0:
+                self.code = 128 - self.code
+        return self.code
+
+    def close(self) -> None:
+        """The end of the session: dlv detached and ended, the directory gone, the keeper gone."""
+        self.leave()
+        self.reap()
+        os.waitpid(self.keeper_pid, 0)
+        os.close(self.pidfd)
+
+
+def start(dlv: str, version: str | None, line: CommandLine, pid: int, *, terminal: bool, close: list[int]) -> Delve:
+    """Start ``dlv attach pid`` headless on a private address. Raises SafedlvError when that is impossible."""
+    directory = _private_directory()
+    unix = version is None or _number(version) >= UNIX_SINCE
+    keeper_pid, lifeline = keeper.start(directory, pid, close)
+    log_read, log_write = os.pipe()
+    try:
+        os.mkdir(directory, 0o700)
+    except OSError as error:
+        os.close(lifeline)
+        os.waitpid(keeper_pid, 0)
+        raise SafedlvError(
+            f"cannot make the session's directory {directory}: {error.strerror}",
+            "set TMPDIR to a directory that you may write to",
+        ) from error
+    argv = arguments(dlv, line, pid, f"unix:{directory}/dlv" if unix else "127.0.0.1:0", log_write, terminal=terminal)
+    child = os.fork()
+    if child == 0:
+        _become(argv, lifeline, log_write)
+    os.close(log_write)
+    return Delve(child, directory, unix, log_read, keeper_pid, lifeline)
+
+
+def arguments(dlv: str, line: CommandLine, pid: int, address: str, log: int, *, terminal: bool) -> list[str]:
+    """The command line of our dlv: the user's flags, and ours in place of those that are ours to say."""
+    ours = [*OURS, "accept-multiclient"] if terminal else list(OURS)
+    flags = line.handed_on(ours)
+    if terminal and "api-version" not in line.flags:
+        flags.append("--api-version=2")  # what dlv connect speaks; the default was 1 before dlv 1.24
+    if line.on("continue"):
+        flags.append("--continue=true")
+    return [dlv, "attach", *flags, "--headless=true", f"--listen={address}", f"--log-dest={log}", str(pid), *line.args[1:]]
+
+
+def _become(argv: list[str], lifeline: int, log: int) -> None:
+    """In the child: tell the keeper who we are, then become dlv. A session of its own keeps Ctrl-C from it."""
+    try:
+        os.setsid()
+        os.write(lifeline, b"%d\n" % os.getpid())
+        os.set_inheritable(log, True)
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec keeps that
+            signal.signal(ignored, signal.SIG_DFL)
+        os.execv(argv[0], argv)
+    except OSError as error:
+        sys.stderr.write(f"safedlv: cannot start {argv[0]}: {error.strerror}\n")
+        sys.stderr.flush()
+    finally:
+        os._exit(1)
+
+
+def _private_directory() -> str:
+    base = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  made 0700 below
+    if not os.access(base, os.W_OK | os.X_OK) or len(base) > 60:  # sun_path holds 108 bytes (unix(7))
+        base = "/tmp"  # noqa: S108
+    return os.path.join(base, f"safedlv-{os.getpid()}-{os.urandom(6).hex()}")
+
+
+def _number(version: str) -> tuple[int, int]:
+    parts = version.split(".")
+    try:
+        return int(parts[0]), int(parts[1])
+    except (ValueError, IndexError):
+        return (0, 0)

@@ -1,0 +1,303 @@
+"""The relay: leads clients to dlv and touches no byte. One thread, one selector, JSON-RPC and DAP alike.
+
+* A client is connected to dlv when it has sent its first byte, so that one that says nothing (a port scan) does not
+  use up the only client that a dlv without --accept-multiclient takes.
+* Each direction has one small buffer. While it is not empty nothing more is read, which keeps the back-pressure.
+* The end of one direction is passed on as the end of that direction (shutdown), the other goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+
+from safedlv.session.listen import Listener, same_user
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from safedlv.session.launch import Delve
+
+CHUNK = 256 * 1024
+LINE_LIMIT = 64 * 1024 * 1024
+"""Bytes without a newline from one client: no request of either protocol is that long, and dlv would keep them all."""
+DRAIN_WITHIN = 2.0  # seconds for clients to take what dlv said last
+STARTS = b'C{ \t\r\n['  # DAP's Content-Length, or JSON (serveConnectionDemux in service/rpccommon/server.go)
+
+
+class Direction:
+    """One direction of one client: what was read from ``source`` and not yet taken by ``sink``."""
+
+    __slots__ = ("buffer", "count", "ended", "limited", "sink", "source")
+
+    def __init__(self, source: socket.socket, sink: socket.socket, *, limited: bool) -> None:
+        self.source, self.sink = source, sink
+        self.buffer = memoryview(b"")
+        self.ended = False
+        self.limited = limited
+        self.count = 0  # bytes since the last newline
+
+    def move(self) -> None:
+        """Move what can be moved without waiting. Raises ConnectionError when either side is gone."""
+        if not self.buffer and not self.ended:
+            try:
+                data = self.source.recv(CHUNK)
+            except BlockingIOError:
+                return
+            self.ended = not data
+            self.buffer = memoryview(data)
+            if self.limited:
+                newline = data.rfind(b"\n")
+                self.count = self.count + len(data) if newline < 0 else len(data) - newline
+        self.flush()
+
+    def flush(self) -> None:
+        if self.buffer:
+            try:
+                self.buffer = self.buffer[self.sink.send(self.buffer) :]
+            except BlockingIOError:
+                return
+        if self.ended and not self.buffer:
+            self.sink.shutdown(socket.SHUT_WR)
+
+
+class Client:
+    """A client, and its own connection to dlv once it has said something."""
+
+    def __init__(self, sock: socket.socket, name: str) -> None:
+        self.sock = sock
+        self.name = name
+        self.upstream: socket.socket | None = None
+        self.directions: tuple[Direction, ...] = ()
+        self.reactions: dict[socket.socket, Callable[[int], None]] = {}
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.directions) and all(d.ended and not d.buffer for d in self.directions)
+
+
+class Relay:
+    """Serve ``listener`` until dlv ends; ``run()`` returns dlv's exit code."""
+
+    def __init__(self, listener: Listener, dlv: Delve, *, multi: bool, check_user: bool, log: int) -> None:
+        self.listener = listener
+        self.dlv = dlv
+        self.multi = multi
+        self.check_user = check_user and not listener.unix_path and listener.loopback
+        self.log = log
+        self.log_rest = b""
+        self.selector = selectors.DefaultSelector()
+        self.clients: set[Client] = set()
+        self.signalled = 0
+
+    def run(self) -> int:
+        """Relay until dlv ends. SIGINT, SIGTERM and SIGHUP make it leave in order first."""
+        wake_read, wake_write = socket.socketpair()
+        wake_read.setblocking(False)
+        wake_write.setblocking(False)
+        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(sign, self._leave)
+        self.listener.sock.setblocking(False)
+        self._watch(self.listener.sock, selectors.EVENT_READ, self._accept)
+        self._watch(wake_read, selectors.EVENT_READ, lambda _: wake_read.recv(64))
+        self._watch(self.dlv.log, selectors.EVENT_READ, self._read_log)
+        self._watch(self.dlv.pidfd, selectors.EVENT_READ, self._dlv_ended)
+        while self.dlv.code is None:
+            for key, mask in self.selector.select():
+                if key.fileobj in self.selector.get_map():  # not closed by an earlier event of this round
+                    key.data(mask)
+        self._drain()
+        self.listener.close()
+        return self.dlv.code
+
+    # ------------------------------------------------------------ events
+
+    def _leave(self, signum: int, _frame: object) -> None:
+        self.signalled = signum
+        self.dlv.leave()
+
+    def _dlv_ended(self, _mask: int) -> None:
+        self.dlv.reap()
+        self.selector.unregister(self.dlv.pidfd)
+        self._read_log()
+
+    def _read_log(self, _mask: int = 0) -> None:
+        """dlv's log: the line that says where it listens is for us, the rest goes where the user wants it."""
+        os.set_blocking(self.dlv.log, False)
+        try:
+            data = os.read(self.dlv.log, CHUNK)
+        except BlockingIOError:
+            return
+        if not data and self.dlv.log in self.selector.get_map():
+            self.selector.unregister(self.dlv.log)
+        if self.dlv.listening:
+            _write(self.log, data)
+            return
+        self.log_rest += data
+        while b"\n" in self.log_rest:
+            line, _, self.log_rest = self.log_rest.partition(b"\n")
+            if self.dlv.heard(line):
+                _write(self.log, self.log_rest)
+                self.log_rest = b""
+                for client in list(self.clients):
+                    self._update(client)
+                return
+            _write(self.log, line + b"\n")
+
+    def _accept(self, _mask: int) -> None:
+        try:
+            sock, peer = self.listener.sock.accept()
+        except OSError:  # gone before we came to it
+            return
+        name = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a unix client"
+        if self.check_user and not same_user(sock):
+            sys.stderr.write(
+                f"closing connection from different user ({name}): connections to localhost are only accepted "
+                "from the same UNIX user for security reasons\n"
+            )
+            sock.close()
+            return
+        sock.setblocking(False)
+        if not self.listener.unix_path:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client = Client(sock, name)
+        self.clients.add(client)
+        self._update(client)
+
+    def _first_byte(self, client: Client) -> None:
+        """Connect a client to dlv, now that it speaks; or send it away when it speaks something else."""
+        try:
+            first = client.sock.recv(1, socket.MSG_PEEK)
+        except OSError:
+            first = b""
+        if not first or first not in STARTS:
+            self._drop(client, "sent something that is neither JSON-RPC nor DAP" if first else "")
+            return
+        upstream = self._dial()
+        if upstream is None:
+            self._drop(client, "")
+            return
+        client.upstream = upstream
+        client.directions = (
+            Direction(client.sock, upstream, limited=True),
+            Direction(upstream, client.sock, limited=False),
+        )
+        if not self.multi:
+            self._close_door(client)
+        self._connected(client, upstream)
+
+    def _dial(self) -> socket.socket | None:
+        address = self.dlv.address
+        upstream = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+        try:
+            upstream.connect(address)
+        except OSError:  # it has ended, or has the one client that it takes
+            upstream.close()
+            return None
+        upstream.setblocking(False)
+        if not isinstance(address, str):
+            upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return upstream
+
+    def _connected(self, client: Client, upstream: socket.socket) -> None:
+        outward, inward = client.directions
+        client.reactions = {
+            client.sock: lambda mask: self._react(client, outward, inward, mask),
+            upstream: lambda mask: self._react(client, inward, outward, mask),
+        }
+        self._unwatch(client.sock)
+        self._update(client)
+
+    def _close_door(self, taken: Client) -> None:
+        """dlv without --accept-multiclient takes one client and stops listening: so do we."""
+        self._unwatch(self.listener.sock)
+        self.listener.close()
+        for client in list(self.clients - {taken}):
+            self._drop(client, "")
+
+    def _react(self, client: Client, reads: Direction, writes: Direction, mask: int) -> None:
+        """One side of a client can be read or written."""
+        try:
+            if mask & selectors.EVENT_WRITE:
+                writes.flush()
+            if mask & selectors.EVENT_READ:
+                reads.move()
+        except OSError:
+            self._drop(client, "")
+            return
+        if reads.limited and reads.count > LINE_LIMIT:
+            self._drop(client, f"sent {LINE_LIMIT >> 20} MiB without the end of a message")
+        elif client.finished:
+            self._drop(client, "")
+        else:
+            self._update(client)
+
+    # ------------------------------------------------------------ bookkeeping
+
+    def _update(self, client: Client) -> None:
+        """Watch exactly what can make progress."""
+        if client.upstream is None:
+            self._watch(client.sock, selectors.EVENT_READ * self.dlv.listening, lambda _: self._first_byte(client))
+            return
+        outward, inward = client.directions
+        for sock, reads, writes in ((client.sock, outward, inward), (client.upstream, inward, outward)):
+            events = (selectors.EVENT_READ if not reads.ended and not reads.buffer else 0) | (
+                selectors.EVENT_WRITE if writes.buffer else 0
+            )
+            self._watch(sock, events, client.reactions[sock])
+
+    def _watch(self, fd: socket.socket | int, events: int, call: Callable[[int], object]) -> None:
+        known = self.selector.get_map().get(fd)
+        if known is None:
+            if events:
+                self.selector.register(fd, events, call)
+        elif not events:
+            self.selector.unregister(fd)
+        elif known.events != events:
+            self.selector.modify(fd, events, call)
+
+    def _unwatch(self, sock: socket.socket) -> None:
+        if sock.fileno() != -1 and self.selector.get_map().get(sock):
+            self.selector.unregister(sock)
+
+    def _drop(self, client: Client, why: str) -> None:
+        if why:
+            sys.stderr.write(f"safedlv: {client.name} {why}; its connection was closed\n")
+        self.clients.discard(client)
+        for sock in (client.sock, client.upstream):
+            if sock is not None:
+                self._unwatch(sock)
+                sock.close()
+
+    def _drain(self) -> None:
+        """Give clients a moment to take what dlv said before it ended."""
+        deadline = time.monotonic() + DRAIN_WITHIN
+        for client in list(self.clients):
+            if client.upstream is not None:
+                self._drain_one(client, deadline)
+            self._drop(client, "")
+
+    @staticmethod
+    def _drain_one(client: Client, deadline: float) -> None:
+        inward = client.directions[1]
+        client.sock.setblocking(True)
+        try:
+            while not (inward.ended and not inward.buffer):
+                client.sock.settimeout(max(0.001, deadline - time.monotonic()))
+                inward.move()
+        except OSError:
+            return
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except OSError:  # nobody reads the log any more
+            return

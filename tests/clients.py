@@ -1,0 +1,107 @@
+"""Two small clients of a dlv server: JSON-RPC and DAP. They know nothing of safedlv."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+
+def dial(address: str, timeout: float = 30.0) -> socket.socket:
+    """Connect to ``host:port`` or to the path of a unix socket."""
+    if address.startswith("/"):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(timeout)
+        sock.connect(address)
+        return sock
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=timeout)
+
+
+class JsonRpc:
+    """Delve's JSON-RPC, API version 2 (service/rpc2)."""
+
+    def __init__(self, address: str, timeout: float = 30.0) -> None:
+        self.socket = dial(address, timeout)
+        self.file = self.socket.makefile("rb")
+        self.number = 0
+
+    def send(self, method: str, **arguments: Any) -> int:
+        self.number += 1
+        request = {"method": f"RPCServer.{method}", "params": [arguments], "id": self.number}
+        self.socket.sendall(json.dumps(request).encode() + b"\n")
+        return self.number
+
+    def answer(self) -> Any:
+        line = self.file.readline()
+        if not line:
+            raise ConnectionError("the server closed the connection")
+        reply = json.loads(line)
+        if reply.get("error"):
+            raise RuntimeError(reply["error"])
+        return reply["result"]
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        self.send(method, **arguments)
+        return self.answer()
+
+    def close(self) -> None:
+        self.file.close()
+        self.socket.close()
+
+    def use_version_2(self) -> None:
+        self.call("SetApiVersion", APIVersion=2)
+
+    def command(self, name: str, **arguments: Any) -> Any:
+        return self.call("Command", name=name, **arguments)["State"]
+
+    def detach(self, *, kill: bool = False) -> None:
+        self.call("Detach", Kill=kill)
+        self.close()
+
+
+class Dap:
+    """The Debug Adapter Protocol, as much as a session needs."""
+
+    def __init__(self, address: str, timeout: float = 30.0) -> None:
+        self.socket = dial(address, timeout)
+        self.file = self.socket.makefile("rb")
+        self.number = 0
+        self.events: list[dict[str, Any]] = []
+
+    def request(self, command: str, **arguments: Any) -> Any:
+        """Send a request and wait for its response; events that come meanwhile are kept."""
+        self.number += 1
+        body = json.dumps({"seq": self.number, "type": "request", "command": command, "arguments": arguments}).encode()
+        self.socket.sendall(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        while True:
+            message = self.read()
+            if message["type"] == "event":
+                self.events.append(message)
+            elif message["request_seq"] == self.number:
+                if not message["success"]:
+                    raise RuntimeError(message.get("message"), message.get("body"))
+                return message.get("body")
+
+    def event(self, name: str) -> dict[str, Any]:
+        """The next event of that name."""
+        while True:
+            for at, message in enumerate(self.events):
+                if message["event"] == name:
+                    return self.events.pop(at)
+            message = self.read()
+            if message["type"] == "event":
+                self.events.append(message)
+
+    def read(self) -> Any:
+        length = 0
+        while (line := self.file.readline()) not in (b"\r\n", b""):
+            name, _, value = line.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+        if not length:
+            raise ConnectionError("the server closed the connection")
+        return json.loads(self.file.read(length))
+
+    def close(self) -> None:
+        self.file.close()
+        self.socket.close()
