@@ -40,10 +40,11 @@ def attach(words: list[str]) -> int:
     if not line.on("headless") and not line.on("allow-non-terminal-interactive") and not _on_terminal():
         return _replaced_by(dlv, words)  # it says which stream is no terminal, and touches nothing
 
+    listener = _listener(line) if line.text("waitfor") else None  # dlv listens, and says so, before it waits
     found = _the_target(line)
     probe = runner.start(found.pid, found.procdir, found.before, line.number("probe-timeout", STOP_WITHIN))
     try:
-        listener = _listener(line)
+        listener = listener or _listener(line)
     finally:
         attempt = probe.result()
     if any(failure for _, failure, _ in attempt[0] + attempt[1]) or not attempt[0]:
@@ -98,17 +99,17 @@ def _session(dlv: str, version: str | None, line: CommandLine, found: Found, lis
 
     close = [found.procdir] if listener is None else [found.procdir, listener.sock.fileno()]
     log = _open_log(line)
+    launch.hold_signals()
     delve = launch.start(dlv, version, line, found.pid, terminal=listener is None, close=close)
     try:
         if listener is None:
             from safedlv.session.terminal import run_terminal
 
             return run_terminal(dlv, delve, line, log)
-        _write_line(log if line.text("log-dest") else 1, f"API server listening at: {listener.shown}")
+        if not line.text("waitfor"):
+            _announce(line, listener, log)
         from safedlv.session.relay import Relay
 
-        if not listener.loopback:
-            sys.stderr.write("Listening for remote connections (connections are not authenticated nor encrypted)\n")
         relay = Relay(
             listener,
             delve,
@@ -130,7 +131,17 @@ def _listener(line: CommandLine) -> Listener | None:
         return None
     from safedlv.session.listen import listen
 
-    return listen(line.text("listen", "127.0.0.1:0"))
+    listener = listen(line.text("listen", "127.0.0.1:0"))
+    if line.text("waitfor"):
+        _announce(line, listener, _open_log(line))
+    return listener
+
+
+def _announce(line: CommandLine, listener: Listener, log: int) -> None:
+    """The line that clients wait for, where dlv would write it (pkg/logflags: writeListeningMessage)."""
+    _write_line(log if line.text("log-dest") else 1, f"API server listening at: {listener.shown}")
+    if not listener.loopback:
+        _write_line(log, "Listening for remote connections (connections are not authenticated nor encrypted)")
 
 
 def _replaced_by(dlv: str, words: list[str]) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,16 +13,38 @@ import pytest
 from tests.support import ROOT, Server, build_go, new_dlv, old_dlv, require
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_tmpdir() -> Iterator[None]:
+    """A TMPDIR of this run's own, short enough for the path of a unix socket, so that what is left can be seen."""
+    before = {name: os.environ.pop(name, None) for name in ("XDG_RUNTIME_DIR", "TMPDIR")}
+    directory = tempfile.mkdtemp(prefix="t-", dir="/tmp")
+    os.environ["TMPDIR"] = directory
+    yield
+    os.environ.update({name: value for name, value in before.items() if value is not None})
+    if before["TMPDIR"] is None:
+        del os.environ["TMPDIR"]
+    shutil.rmtree(directory)
+
+
 @pytest.fixture(scope="session")
 def server_binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example server, built with -N -l."""
     return build_go(ROOT / "examples" / "server", tmp_path_factory.mktemp("server") / "server")
 
 
+@pytest.fixture(scope="session")
+def old_server_binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the debug information of Go before 1.25 (DWARF 4), which is all that dlv 1.20 can read."""
+    output = tmp_path_factory.mktemp("server") / "old-server"
+    return build_go(ROOT / "examples" / "server", output, environment={"GOEXPERIMENT": "nodwarf5"})
+
+
 @pytest.fixture
-def server(server_binary: Path) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, server_binary: Path) -> Iterator[Server]:
     """The example server, running."""
-    running = Server(server_binary)
+    spec = getattr(request.node, "callspec", None)
+    old = spec is not None and spec.params.get("dlv") == "old"
+    running = Server(request.getfixturevalue("old_server_binary") if old else server_binary)
     yield running
     running.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -100,13 +101,14 @@ def old_dlv() -> str | None:
     return os.environ.get("SAFEDLV_TEST_DLV_OLD")
 
 
-def build_go(source: Path, output: Path, *flags: str) -> Path:
+def build_go(source: Path, output: Path, *flags: str, environment: dict[str, str] | None = None) -> Path:
     """Build a Go program for debugging, once per output path."""
     if not output.exists():
         go = go_tool()
         require(go, "needs the Go tool chain")
+        env = {**os.environ, **(environment or {})}
         command = [str(go), "build", *(flags or ("-gcflags=all=-N -l",)), "-o", str(output), "."]
-        subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=600)
+        subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=600, env=env)
     return output
 
 
@@ -130,27 +132,35 @@ class Server:
 
     def stop(self) -> None:
         self.process.kill()
+        for pid in our_processes():  # a failed test may have left a dlv that holds the server, and so its end
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
 
 
 def our_processes() -> list[int]:
-    """Processes of a safedlv or of a dlv that was started by one (its private address is in its command line)."""
+    """The safedlvs, keepers and dlvs that this test run has started and that still run.
+
+    They are known by the run's own TMPDIR in their environment, so that two runs at a time do not mix.
+    """
+    mark = f"TMPDIR={os.environ['TMPDIR']}".encode()
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
             continue
         try:
             words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+            environment = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if (b"-m" in words and b"safedlv" in words) or any(b"/safedlv-" in word for word in words):
+        ours = (b"-m" in words and b"safedlv" in words) or any(b"/safedlv-" in word for word in words)
+        if ours and mark in environment:
             found.append(int(name))
     return found
 
 
 def our_directories() -> list[str]:
-    """Session directories that are left."""
-    places = {os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR"), "/tmp"} - {None}
-    return [name for place in places for name in os.listdir(str(place)) if name.startswith("safedlv-")]
+    """Session directories that are left in this run's TMPDIR."""
+    return [name for name in os.listdir(os.environ["TMPDIR"]) if name.startswith("safedlv-")]

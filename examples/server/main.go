@@ -14,7 +14,7 @@ import (
 type Visit struct {
 	Path   string
 	Number int64
-	Tags   map[string]int
+	Tags   []string
 }
 
 var visits atomic.Int64
@@ -25,7 +25,7 @@ func greeting(v Visit) string {
 }
 
 func serve(w http.ResponseWriter, r *http.Request) {
-	visit := Visit{Path: r.URL.Path, Number: visits.Add(1), Tags: map[string]int{"length": len(r.URL.Path)}}
+	visit := Visit{Path: r.URL.Path, Number: visits.Add(1), Tags: []string{r.Method, r.Proto}}
 	answer := greeting(visit)
 	fmt.Fprintln(w, answer)
 }

@@ -1,12 +1,11 @@
-"""Credentials: the names of capabilities, the reader's own context, and whether a process is dumpable.
+"""Credentials: the reader's own context, and whether a process is dumpable.
 
-capabilities(7), credentials(7), proc_pid(5); the numbers are those of include/uapi/linux/capability.h.
+capabilities(7), credentials(7), proc_pid(5).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 from safedlv.facts.procfs import ProcDir
 from safedlv.facts.reading import decimal, mask, parsed, read, read_system, unknown
@@ -14,74 +13,10 @@ from safedlv.facts.reading import stat as stat_file
 from safedlv.facts.status import StatFields, field, read_status_fields
 from safedlv.model import Status, Tracer, Unknown
 
-CAPABILITIES = (
-    "chown",  # 0
-    "dac_override",
-    "dac_read_search",
-    "fowner",
-    "fsetid",
-    "kill",  # 5
-    "setgid",
-    "setuid",
-    "setpcap",
-    "linux_immutable",
-    "net_bind_service",  # 10
-    "net_broadcast",
-    "net_admin",
-    "net_raw",
-    "ipc_lock",
-    "ipc_owner",  # 15
-    "sys_module",
-    "sys_rawio",
-    "sys_chroot",
-    "sys_ptrace",
-    "sys_pacct",  # 20
-    "sys_admin",
-    "sys_boot",
-    "sys_nice",
-    "sys_resource",
-    "sys_time",  # 25
-    "sys_tty_config",
-    "mknod",
-    "lease",
-    "audit_write",
-    "audit_control",  # 30
-    "setfcap",
-    "mac_override",
-    "mac_admin",
-    "syslog",
-    "wake_alarm",  # 35
-    "block_suspend",
-    "audit_read",
-    "perfmon",
-    "bpf",
-    "checkpoint_restore",  # 40
-)
-"""A capability's place here is its bit number."""
-
-CAPABILITY_BITS = {name: bit for bit, name in enumerate(CAPABILITIES)}
-
 OVERFLOW_UID = 65534
 """What an id that the reader's user namespace cannot name is shown as (/proc/sys/kernel/overflowuid)."""
 
 _IDENTITY_MAP = (0, 0, 4294967295)  # /proc/self/uid_map of the first user namespace
-
-
-def capability_names(bits: int) -> tuple[str, ...]:
-    """The capabilities in a mask, lowest bit first; a bit that is younger than the table goes by its number."""
-    return tuple(
-        CAPABILITIES[bit] if bit < len(CAPABILITIES) else str(bit)
-        for bit in range(bits.bit_length())
-        if bits >> bit & 1
-    )
-
-
-def capability_mask(names: Iterable[str]) -> int:
-    """The mask of names as in :data:`CAPABILITIES`; KeyError for a name that is none."""
-    bits = 0
-    for name in names:
-        bits |= 1 << CAPABILITY_BITS[name]
-    return bits
 
 
 def own_tracer() -> Tracer:

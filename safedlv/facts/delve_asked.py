@@ -62,7 +62,7 @@ def ask_go_range(path: str, deadline: float) -> tuple[str, str] | Unknown:
         return str(result["MinSupportedVersionOfGo"]), str(result["MaxSupportedVersionOfGo"])
     except OSError as error:
         return _why(error, source)
-    except (ValueError, LookupError, TypeError, OverflowError):  # no port, no JSON, or not of this shape
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):  # no port, no JSON, another shape
         return Unknown(MALFORMED, source)
 
 

@@ -14,8 +14,7 @@ from typing import Final, TypeVar
 
 from safedlv.facts.buildinfo import BuildInfo, buildinfo_of
 from safedlv.facts.elf import Elf, MalformedElf, read_elf
-from safedlv.facts.procfs import ProcDir
-from safedlv.facts.reading import MALFORMED, readlink, stat, unknown
+from safedlv.facts.reading import MALFORMED, unknown
 from safedlv.model import GoBinary, Unknown
 
 T = TypeVar("T")
@@ -33,19 +32,21 @@ _TRIES = 8  # EAGAIN: something was renamed while the path was walked (openat2(2
 _MARKS = (".gopclntab", ".note.go.buildid")  # what Go's linker leaves in programs older than build information (1.13)
 
 
-def read_go_binary(procdir: ProcDir) -> GoBinary:
-    """Everything about a process's executable; what cannot be read is Unknown with the errno's name or a word.
+def read_go_binary(proc_fd: int) -> GoBinary:
+    """Everything about a process's executable; ``proc_fd`` is its /proc/PID, open (O_PATH will do), and stays so.
 
-    The words: MALFORMED (the file makes no sense), NOT_GO (asked of another kind of program), UNRECORDED.
+    Never raises: what cannot be read is Unknown with the errno's name or a word: MALFORMED (the file makes no sense),
+    NOT_GO (asked of another kind of program), UNRECORDED.
     """
-    link = readlink(procdir, "exe")
-    identity = stat(procdir, "exe")
-    path, deleted = _path(procdir, link, identity)
-    contents = read_contents(procdir)
+    source = _source(proc_fd)
+    link = _fact(lambda: os.readlink("exe", dir_fd=proc_fd), source)
+    identity = _fact(lambda: os.stat("exe", dir_fd=proc_fd), source)
+    path, deleted = _path(proc_fd, link, identity)
+    contents = read_contents(proc_fd)
     return GoBinary(
         path=path,
         deleted=deleted,
-        replaced=_replaced(procdir, path, deleted, identity),
+        replaced=_replaced(proc_fd, path, deleted, identity),
         is_go=contents.is_go,
         go_version=contents.go_version,
         main_package=contents.main_package,
@@ -53,6 +54,15 @@ def read_go_binary(procdir: ProcDir) -> GoBinary:
         optimized=contents.optimized,
         cgo=contents.cgo,
     )
+
+
+def _source(proc_fd: int) -> str:
+    """The name of the process's executable for an Unknown: only the kernel knows which PID the descriptor is of."""
+    try:
+        directory = os.readlink(f"/proc/self/fd/{proc_fd}").partition(" ")[0]
+    except OSError:
+        directory = "/proc/PID"
+    return f"{directory}/exe"
 
 
 # ---------------------------------------------------------------- what is in the file
@@ -70,11 +80,11 @@ class Contents:
         self.cgo: bool | Unknown = why
 
 
-def read_contents(procdir: ProcDir) -> Contents:
-    """Open /proc/PID/exe and read what it says."""
-    source = f"{procdir.path}/exe"
+def read_contents(proc_fd: int) -> Contents:
+    """Open the exe of the /proc/PID that is open at ``proc_fd`` and read what it says."""
+    source = _source(proc_fd)
     try:
-        fd = procdir.open("exe", os.O_RDONLY | os.O_NONBLOCK)
+        fd = os.open("exe", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=proc_fd)
     except OSError as error:
         return Contents(unknown(error, source))
     try:
@@ -151,7 +161,7 @@ def _fact(read: Callable[[], T], source: str) -> T | Unknown:
 
 
 def _path(
-    procdir: ProcDir, link: str | Unknown, identity: os.stat_result | Unknown
+    proc_fd: int, link: str | Unknown, identity: os.stat_result | Unknown
 ) -> tuple[str | Unknown, bool | Unknown]:
     """The path in the link's text, and whether the file was deleted.
 
@@ -161,51 +171,45 @@ def _path(
         return link, link
     if not link.endswith(_DELETED):
         return link, False
-    standing = _stat_at(procdir, link)
+    standing = _stat_at(proc_fd, link)
     if not isinstance(standing, Unknown) and not isinstance(identity, Unknown) and os.path.samestat(standing, identity):
         return link, False
     return link.removesuffix(_DELETED), True
 
 
 def _replaced(
-    procdir: ProcDir, path: str | Unknown, deleted: bool | Unknown, identity: os.stat_result | Unknown
+    proc_fd: int, path: str | Unknown, deleted: bool | Unknown, identity: os.stat_result | Unknown
 ) -> bool | Unknown:
     """Another file stands at the path: dlv would find its symbols there only if it read the path, but people do."""
     if isinstance(path, Unknown):
         return path
     if isinstance(identity, Unknown):
         return identity
-    standing = _stat_at(procdir, path)
+    standing = _stat_at(proc_fd, path)
     if not isinstance(standing, Unknown):
         return not os.path.samestat(standing, identity)
     nothing = standing.errno in ("ENOENT", "ENOTDIR")
     return False if nothing and deleted is True else standing
 
 
-def _stat_at(procdir: ProcDir, path: str) -> os.stat_result | Unknown:
+def _stat_at(proc_fd: int, path: str) -> os.stat_result | Unknown:
     """The file that now stands at the text of the exe link.
 
     The text starts at the reader's root where the process shares the reader's mount namespace (a chrooted process
     shows the whole path), else at the root of the process's own (fs/d_path.c: prepend_path).
     """
-    own = _mount_namespace("/proc/self/ns/mnt")
-    other = readlink(procdir, "ns/mnt")
+    own = _fact(lambda: os.readlink("/proc/self/ns/mnt"), "/proc/self/ns/mnt")
+    other = _fact(lambda: os.readlink("ns/mnt", dir_fd=proc_fd), "ns/mnt")
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     try:
-        root = os.open("/", flags) if own is not None and own == other else procdir.open("root", flags)
+        shared = isinstance(own, str) and own == other
+        root = os.open("/", flags) if shared else os.open("root", flags, dir_fd=proc_fd)
     except OSError as error:
-        return unknown(error, f"{procdir.path}/root")
+        return unknown(error, f"{_source(proc_fd).removesuffix('exe')}root")
     try:
         return stat_in_root(root, path)
     finally:
         os.close(root)
-
-
-def _mount_namespace(link: str) -> str | None:
-    try:
-        return os.readlink(link)
-    except OSError:
-        return None
 
 
 class _OpenHow(ctypes.Structure):

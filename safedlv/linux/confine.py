@@ -23,22 +23,11 @@ CLONE_NEW: Final = {
     "cgroup": 0x02000000,
 }
 
-# Capability numbers are the positions in this tuple (include/uapi/linux/capability.h).
-CAPABILITIES: Final = (
-    *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP"),
-    *("LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER"),
-    *("SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE"),
-    *("SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP"),
-    *("MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF"),
-    "CHECKPOINT_RESTORE",
-)
-
 MS_NOSUID: Final = 0x2
 MS_NODEV: Final = 0x4
 MS_NOEXEC: Final = 0x8
 MS_REC: Final = 0x4000
 MS_PRIVATE: Final = 0x40000
-MNT_DETACH: Final = 0x2
 
 PR_SET_PTRACER_ANY: Final = -1
 LANDLOCK_ACCESS_FS_MAKE_BLOCK: Final = 1 << 11
@@ -52,7 +41,6 @@ _PR_CAPBSET_DROP: Final = 24
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_CAP_AMBIENT: Final = 47
-_PR_CAP_AMBIENT_IS_SET: Final = 1
 _PR_CAP_AMBIENT_RAISE: Final = 2
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _PR_SET_PTRACER: Final = 0x59616D61
@@ -72,7 +60,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 _libc.syscall.restype = ctypes.c_long
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
-_libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 
 
 class _CapHeader(ctypes.Structure):
@@ -137,11 +124,6 @@ def mount(source: str, target: str, kind: str | None, flags: int) -> None:
     _checked(result, f"mount({source}, {target}, {kind}, {flags:#x})")
 
 
-def umount2(target: str, flags: int) -> None:
-    """umount2(2). Raises OSError."""
-    _checked(_libc.umount2(os.fsencode(target), flags), f"umount2({target}, {flags:#x})")
-
-
 # ---------------------------------------------------------------- capabilities
 
 
@@ -188,12 +170,6 @@ def cap_ambient_raise(capability: int) -> None:
 def cap_ambient_clear_all() -> None:
     """Empty the ambient set."""
     _prctl("PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-
-
-def cap_ambient_is_set(capability: int) -> bool:
-    """Raises OSError: EINVAL for a number that this kernel does not know."""
-    call = "PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET"
-    return bool(_prctl(call, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_IS_SET, capability))
 
 
 # ---------------------------------------------------------------- process attributes (prctl(2))

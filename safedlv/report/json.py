@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from safedlv.capabilities import capability_names
 from safedlv.model import Attempt, Cause, Diagnosis, Step, Unknown
 
 SCHEMA = "safedlv.diagnosis/1"
@@ -47,8 +48,6 @@ def _target(d: Diagnosis) -> dict[str, Any] | None:
 
 
 def _tracer(d: Diagnosis) -> dict[str, Any]:
-    from safedlv.facts.credentials import capability_names
-
     mask = d.tracer.capabilities
     return {
         "who": d.tracer.who,

@@ -12,6 +12,7 @@ supervisor.py for the processes that see to it). Works as root, and without priv
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -121,7 +122,7 @@ class Running:
         text = self._result[1:].decode(errors="replace") if self._result[:1] == b"E" else "it left no result"
         raise WorkloadFailed(f"the callable ended with {self._returncode}: {text}")
 
-    def signal(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """Send a signal to the workload. Raises ProcessLookupError when it has ended."""
         signal.pidfd_send_signal(self._ends.workload, number)
 
@@ -130,12 +131,16 @@ class Running:
         if self.tree is not None:
             self.tree.thaw()
         try:
-            self.signal(signal.SIGKILL)
+            self.send_signal(signal.SIGKILL)
         except ProcessLookupError:
             return
 
     def close(self) -> None:
-        """End everything and wait until it is gone. Raises OSError that says what could not be removed."""
+        """End everything and wait until it is gone; a second call does nothing.
+
+        Raises OSError that says what could not be removed: TimeoutError also for a second workload on its own whose
+        v1 cgroup is frozen (it cannot die before the thaw; closing the first one thaws).
+        """
         if self._closed:
             return
         self._closed = True
@@ -165,7 +170,7 @@ class Running:
 
     def stop(self, timeout: float = START_SECONDS) -> None:
         """SIGSTOP, and wait until the state is T. Raises TimeoutError, ProcessLookupError."""
-        self.signal(signal.SIGSTOP)
+        self.send_signal(signal.SIGSTOP)
         deadline = time.monotonic() + timeout
         while self.state() not in ("T", "t"):
             if time.monotonic() > deadline:
@@ -174,7 +179,7 @@ class Running:
 
     def cont(self) -> None:
         """SIGCONT. Raises ProcessLookupError."""
-        self.signal(signal.SIGCONT)
+        self.send_signal(signal.SIGCONT)
 
     def state(self) -> str:
         """The state letter in /proc/PID/stat (proc_pid_stat(5)). Raises ProcessLookupError when it has ended."""
@@ -222,12 +227,16 @@ class Running:
         if changes.get("cgroup") is False:
             changes = {**changes, "pids_max": None, "memory_max": None}
         spec = evolve(self.spec, **changes)
+        tree = self.tree if spec.cgroup else None
         namespaces = _open_namespaces(self.init_pid, self.spec.namespaces)
         try:
-            running = _launch(spec, workload, timeout, tree=self.tree, join=namespaces, stdout=stdout, stderr=stderr)
+            # Only now is it sure that these are the init's: it lives, so its PID was not given to another process.
+            if _hung_up(self._ends.status):
+                raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
+            running = _launch(spec, workload, timeout, tree=tree, join=namespaces, stdout=stdout, stderr=stderr)
         finally:
             close_all(namespaces.values())
-        self._beside.append(running)
+        self._beside = [*(other for other in self._beside if not other._closed), running]
         return running
 
 
@@ -295,6 +304,8 @@ def _launch(
 def _check(spec: Sandbox, workload: Workload) -> None:
     if len(os.listdir("/proc/self/task")) > 1:
         raise RuntimeError("a sandbox is started by fork, so before the caller has any other thread")
+    if isinstance(workload, str) or not workload:
+        raise ValueError(f"a workload is a callable or a list of words, not {workload!r}")
     if not spec.dumpable and not callable(workload):
         raise ValueError("execve makes a process dumpable; use a callable, or a program that its user cannot read")
 
@@ -361,6 +372,12 @@ def _open_namespaces(pid: int, kinds: frozenset[str]) -> dict[str, int]:
         close_all(opened.values())
         raise
     return opened
+
+
+def _hung_up(pipe: int) -> bool:
+    poller = select.poll()
+    poller.register(pipe, 0)  # POLLHUP needs no asking
+    return bool(poller.poll(0))
 
 
 def _ready(fds: list[int], timeout: float) -> list[int]:

@@ -18,6 +18,7 @@ from typing import Final
 
 from attrs import Attribute, field, frozen
 
+from safedlv.capabilities import CAPABILITIES, CAPABILITY_BITS
 from safedlv.linux import confine
 from safedlv.model import CapabilitySets
 from safedlv.runtimes.cgroup_tree import CgroupTree
@@ -56,7 +57,7 @@ def capability_sets(*keep: str | int, ambient: bool = False) -> CapabilitySets:
     """Sets that hold just these capabilities, given by name (with or without CAP_) or number.
 
     Bounding, permitted and effective hold them; inheritable and ambient too with ``ambient``, which a process that is
-    not uid 0 needs to keep them over execve (capabilities(7)). Raises ValueError for an unknown name.
+    not uid 0 needs to keep them over execve (capabilities(7)). Raises ValueError for an unknown one.
     """
     mask = 0
     for capability in keep:
@@ -66,12 +67,14 @@ def capability_sets(*keep: str | int, ambient: bool = False) -> CapabilitySets:
 
 
 def _capability_number(capability: str | int) -> int:
-    if isinstance(capability, int):
-        return capability
-    name = capability.upper().removeprefix("CAP_")
-    if name not in confine.CAPABILITIES:
+    number = (
+        capability
+        if isinstance(capability, int)
+        else CAPABILITY_BITS.get(capability.lower().removeprefix("cap_"), -1)
+    )
+    if not 0 <= number < len(CAPABILITIES):  # the kernel would ignore a bit that it does not know
         raise ValueError(f"no such capability: {capability}")
-    return confine.CAPABILITIES.index(name)
+    return number
 
 
 def _kinds(names: Iterable[str]) -> frozenset[str]:

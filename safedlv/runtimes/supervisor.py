@@ -14,6 +14,7 @@ Contract: :func:`supervise` is called in a child that was just forked from a sin
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -134,7 +135,7 @@ def supervise(launch: Launch) -> NoReturn:
     channels = launch.channels
     with _Child(channels.report.send) as child:
         os.setsid()
-        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)  # it has to outlive the caller to clean up after it
         confine.set_child_subreaper(True)
         try:
@@ -142,7 +143,8 @@ def supervise(launch: Launch) -> NoReturn:
                 launch.tree.create()
             _start_entry(launch)
         except OSError as error:
-            channels.report.send(failure(error))
+            with contextlib.suppress(OSError):  # the caller may be dead by now; what was made must still go
+                channels.report.send(failure(error))
         _drop_channels(launch)
         close_all([channels.status, *(launch.join or {}).values()])
         child.tell = channels.control.send
@@ -206,7 +208,8 @@ def _clean_up(tree: CgroupTree | None) -> None:
             return
         if time.monotonic() > deadline:
             what = [f"processes {alive}" if alive else "", f"cgroups {tree}" if left else ""]
-            raise TimeoutError(f"the sandbox could not be removed: {' and '.join(filter(None, what))} stay")
+            text = f"the sandbox could not be removed: {' and '.join(filter(None, what))} stay"
+            raise TimeoutError(errno.ETIMEDOUT, text)
         time.sleep(_POLL_SECONDS)
 
 

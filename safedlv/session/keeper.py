@@ -34,7 +34,6 @@ def start(directory: str, target: int, close: list[int]) -> tuple[int, int]:
         return pid, lifeline
     try:
         os.setsid()
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         for fd in (*close, lifeline):
             os.close(fd)
         nowhere = os.open(os.devnull, os.O_RDWR)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 UNIX_SINCE = (1, 23)  # the first dlv that listens on unix sockets (cmd/dlv/cmds/commands.go: netListen)
 # What we say ourselves to our dlv, whatever the user said to us.
 OURS = ("listen", "log-dest", "headless", "waitfor", "waitfor-interval", "waitfor-duration", "init", "continue")
+LEAVING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a session in order. Held back (``hold_signals``) until somebody is there to act on them."""
 LISTENING = b"API server listening at: "
 
 
@@ -66,6 +68,16 @@ class Delve:
         os.close(self.pidfd)
 
 
+def hold_signals() -> None:
+    """Keep the signals that end a session pending, from before dlv starts until the session can act on them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, LEAVING)
+
+
+def release_signals() -> None:
+    """Let them come."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LEAVING)
+
+
 def start(dlv: str, version: str | None, line: CommandLine, pid: int, *, terminal: bool, close: list[int]) -> Delve:
     """Start ``dlv attach pid`` headless on a private address. Raises SafedlvError when that is impossible."""
     directory = _private_directory()
@@ -108,6 +120,7 @@ def _become(argv: list[str], lifeline: int, log: int) -> None:
         os.set_inheritable(log, True)
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec keeps that
             signal.signal(ignored, signal.SIG_DFL)
+        release_signals()
         os.execv(argv[0], argv)
     except OSError as error:
         sys.stderr.write(f"safedlv: cannot start {argv[0]}: {error.strerror}\n")

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 
+from safedlv.session.launch import LEAVING, release_signals
 from safedlv.session.listen import Listener, same_user
 
 TYPE_CHECKING = False
@@ -101,8 +102,9 @@ class Relay:
         wake_read.setblocking(False)
         wake_write.setblocking(False)
         signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
-        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for sign in LEAVING:
             signal.signal(sign, self._leave)
+        release_signals()
         self.listener.sock.setblocking(False)
         self._watch(self.listener.sock, selectors.EVENT_READ, self._accept)
         self._watch(wake_read, selectors.EVENT_READ, lambda _: wake_read.recv(64))

@@ -13,6 +13,7 @@ import tty
 import pexpect
 
 from safedlv.errors import SafedlvError
+from safedlv.session.launch import LEAVING, release_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ FIRST_WORDS_WITHIN = 1.0  # seconds for dlv's end to become known once its termi
 
 def run_terminal(dlv: str, delve: Delve, line: CommandLine, log: int) -> int:
     """Give the user dlv's terminal; returns the exit code that ``dlv attach`` would have had."""
+    for sign in LEAVING:
+        signal.signal(sign, _leave)
+    release_signals()
     if line.on("accept-multiclient"):
         sys.stderr.write("Warning accept-multi: ignored\n")
     if not _wait_until_listening(delve, log):
@@ -147,21 +151,21 @@ def _raw() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _resizing(terminal: pexpect.spawn) -> Iterator[None]:
-    """Pass on changes of the window's size; SIGTERM and SIGHUP end the session in order."""
+    """Pass on changes of the window's size."""
 
     def resized(_signum: int, _frame: object) -> None:
         terminal.setwinsize(*_size())
 
-    def leave(signum: int, _frame: object) -> None:
-        raise SystemExit(128 + signum)
-
-    before = [signal.signal(signal.SIGWINCH, resized)]
-    before += [signal.signal(sign, leave) for sign in (signal.SIGTERM, signal.SIGHUP)]
+    before = signal.signal(signal.SIGWINCH, resized)
     try:
         yield
     finally:
-        for sign, handler in zip((signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP), before, strict=True):
-            signal.signal(sign, handler)
+        signal.signal(signal.SIGWINCH, before)
+
+
+def _leave(signum: int, _frame: object) -> None:
+    """End the session in order: what stands above closes dlv's terminal, and dlv detaches."""
+    raise SystemExit(128 + signum)
 
 
 def _size() -> tuple[int, int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from safedlv import capabilities
 from safedlv.facts import cgroup, credentials, landlock, process
 from safedlv.facts.procfs import ProcDir, identity
 from safedlv.facts.status import STATES
@@ -249,13 +250,13 @@ def test_capabilities_against_capsh() -> None:
     require(IS_ROOT and shutil.which("setpriv") is not None, "needs root and setpriv")
     with running("wait()", "setpriv", "--no-new-privs", "--bounding-set=-all,+chown,+kill,+net_raw") as child:
         status = process.read_process(child.pid).status
-    wanted = credentials.capability_mask(("chown", "kill", "net_raw"))
+    wanted = capabilities.capability_mask(("chown", "kill", "net_raw"))
     assert status.capabilities == CapabilitySets(0, wanted, wanted, wanted, 0)
     assert status.no_new_privs is True
     require(shutil.which("capsh") is not None, "needs capsh (libcap2-bin)")
     for bits in (wanted, 0xA80425FB, (1 << 41) - 1):
         said = subprocess.run(["capsh", f"--decode={bits:x}"], capture_output=True, text=True, check=True).stdout
-        ours = ",".join(f"cap_{name}" for name in credentials.capability_names(bits))
+        ours = ",".join(f"cap_{name}" for name in capabilities.capability_names(bits))
         assert said.strip().partition("=")[2] == ours
 
 

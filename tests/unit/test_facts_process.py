@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from safedlv import capabilities
 from safedlv.facts import credentials, namespaces
 from safedlv.facts.process import (
     descendants,
@@ -269,15 +270,15 @@ def test_vfork_parent_may_be_any_thread(tmp_path: Path) -> None:
 
 
 def test_capability_table() -> None:
-    assert len(credentials.CAPABILITIES) == 41
-    assert credentials.CAPABILITY_BITS["sys_ptrace"] == 19
-    assert credentials.CAPABILITY_BITS["checkpoint_restore"] == 40
-    docker = credentials.capability_names(0xA80425FB)
+    assert len(capabilities.CAPABILITIES) == 41
+    assert capabilities.CAPABILITY_BITS["sys_ptrace"] == 19
+    assert capabilities.CAPABILITY_BITS["checkpoint_restore"] == 40
+    docker = capabilities.capability_names(0xA80425FB)
     assert len(docker) == 14
     assert "sys_ptrace" not in docker
-    assert credentials.capability_mask(docker) == 0xA80425FB
-    assert credentials.capability_names(1 << 41 | 1) == ("chown", "41")
-    assert credentials.capability_names(0) == ()
+    assert capabilities.capability_mask(docker) == 0xA80425FB
+    assert capabilities.capability_names(1 << 41 | 1) == ("chown", "41")
+    assert capabilities.capability_names(0) == ()
 
 
 def dumpable(procdir: ProcDir, owner: tuple[int, int], uid: int, gid: int, stat: bytes = STAT) -> bool | Unknown:

@@ -113,7 +113,7 @@ def test_only_cli_exits() -> None:
 def test_start_of_an_attach_imports_little() -> None:
     """What stands between the user and dlv: nothing of attrs, typing, re, docker, prompt-toolkit (house rule 10)."""
     script = "import sys; import safedlv.cli, safedlv.attach, safedlv.facts.delve_path; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     heavy = {"attr", "attrs", "typing", "re", "enum", "subprocess", "json", "docker", "prompt_toolkit", "pexpect"}
     assert not loaded & heavy

@@ -1,0 +1,121 @@
+"""Containers of a Docker Engine: which process of this machine a name means. The only importer of the docker package.
+
+Contract: :func:`container_process` asks the engine that the environment names (DOCKER_HOST, else the usual socket) and
+reads /proc; it changes nothing. Sources: the Engine API's ContainerInspect (State.Pid is the container's first
+process, as the engine's PID namespace numbers it), pid_namespaces(7), proc_pid_status(5) (NSpid).
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any, Final
+
+from safedlv.errors import SafedlvError, UsageError, printable
+
+ENGINE_SECONDS: Final = 5
+"""How long the engine may take to answer one question."""
+
+
+def container_process(text: str) -> int:
+    """The PID, as we see it, of ``NAME`` (a container's first process) or ``NAME/PID`` (PID as seen inside it).
+
+    NAME is a container's name, its id, or the beginning of its id. Raises UsageError for words that are no such name;
+    SafedlvError when there is no engine, no permission, no such container or process, or the container does not run.
+    """
+    name, slash, inner = text.partition("/")
+    if not name or (slash and not (inner.isascii() and inner.isdigit())):
+        raise UsageError(f"docker:{printable(text)} names no container", "write docker:NAME or docker:NAME/PID")
+    first = _first_process(name)
+    return _process_inside(name, first, int(inner)) if slash else first
+
+
+def _first_process(name: str) -> int:
+    state = _inspect(name).get("State") or {}
+    pid = state.get("Pid")
+    if not isinstance(pid, int) or pid <= 0:
+        status = printable(str(state.get("Status") or "not running"))
+        raise SafedlvError(f"container {printable(name)} does not run: it is {status}", f"docker start {printable(name)}")
+    if not os.path.exists(f"/proc/{pid}"):
+        raise SafedlvError(
+            f"the Docker Engine says that container {printable(name)} is process {pid}, which is not there",
+            "the engine runs on another machine, or in another PID namespace: run safedlv beside it",
+        )
+    return pid
+
+
+def _inspect(name: str) -> dict[str, Any]:
+    """What the engine says about a container. Every way in which it may not answer becomes a sentence."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the packages it imports, about each other's versions
+        import docker  # type: ignore[import-untyped,unused-ignore]
+        from docker.errors import APIError, DockerException, NotFound  # type: ignore[import-untyped,unused-ignore]
+        from requests.exceptions import RequestException
+    client = None
+    try:
+        client = docker.from_env(timeout=ENGINE_SECONDS)
+        found: dict[str, Any] = client.api.inspect_container(name)
+    except NotFound as error:
+        raise SafedlvError(f"there is no container {printable(name)}", "docker ps lists those that run") from error
+    except APIError as error:
+        said = printable(str(error.explanation or error))
+        raise SafedlvError(f"the Docker Engine does not tell about container {printable(name)}: {said}") from error
+    except (DockerException, RequestException, OSError, ValueError) as error:
+        raise _unreachable(error) from error
+    finally:
+        if client is not None:
+            client.close()
+    return found
+
+
+def _unreachable(error: BaseException) -> SafedlvError:
+    """Why the engine cannot be asked; the packages in between wrap the system's own error several times."""
+    engine = printable(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+    text = str(error)
+    if "PermissionError" in text:
+        return SafedlvError(
+            f"no permission to talk to the Docker Engine at {engine}", "run as root, or as a member of the group docker"
+        )
+    if "FileNotFoundError" in text or "ConnectionRefusedError" in text or "Connection refused" in text:
+        return SafedlvError(
+            f"no Docker Engine answers at {engine}", "start it, or name another one with DOCKER_HOST"
+        )
+    return SafedlvError(
+        f"the Docker Engine at {engine} cannot be asked: {printable(text, 300)}", "see whether docker ps works"
+    )
+
+
+# ---------------------------------------------------------------- a PID as the container sees it
+
+
+def _process_inside(name: str, first: int, inner: int) -> int:
+    """The process that the PID namespace of process ``first`` numbers ``inner``."""
+    try:
+        namespace = os.stat(f"/proc/{first}/ns/pid").st_ino
+    except PermissionError as error:
+        raise SafedlvError(
+            f"the PID namespace of container {printable(name)} cannot be read: permission denied", "run as root"
+        ) from error
+    except OSError as error:
+        raise SafedlvError(f"container {printable(name)} has ended") from error
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and _innermost_pid(entry) == inner and _pid_namespace(entry) == namespace:
+            return int(entry)
+    raise SafedlvError(f"container {printable(name)} has no process {inner}", f"docker top {printable(name)} lists them")
+
+
+def _innermost_pid(pid: str) -> int | None:
+    """The last number of NSpid: the process's PID in its own namespace."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            line = next((line for line in file if line.startswith(b"NSpid:")), b"")
+    except OSError:
+        return None  # it ended meanwhile
+    return int(line.split()[-1]) if len(line.split()) > 1 else None
+
+
+def _pid_namespace(pid: str) -> int | None:
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError:
+        return None
