@@ -7,9 +7,10 @@ import os
 import sys
 
 from safedlv import target, wrappers
+from safedlv.command_line import LONGEST_PROBE
 from safedlv.diagnosis.causes import Evidence, causes, verdict
 from safedlv.diagnosis.checks import checks
-from safedlv.errors import UsageError
+from safedlv.errors import SafedlvError, UsageError, printable
 from safedlv.facts import credentials
 from safedlv.facts.delve import read_delve, supports
 from safedlv.facts.delve_path import find_delve
@@ -18,14 +19,15 @@ from safedlv.facts.process import read_process
 from safedlv.model import Attempt, Delve, Diagnosis, ProcessFacts, Step, Target, Unknown
 from safedlv.probe import runner
 
-EXIT_CODES = {"ok": 0, "blocked": 10, "degraded": 11, "undetermined": 3}
+UNDETERMINED = 3
+EXIT_CODES = {"ok": 0, "blocked": 10, "degraded": 11, "undetermined": UNDETERMINED}
 STOP_WITHIN = 2.0
 
 
 def doctor(words: list[str]) -> int:
     """The command; returns the exit code of contract (0 works, 10 blocked, 11 degraded, 3 undetermined)."""
     options = _options(words)
-    diagnosis = diagnose(options.target, options.probe_timeout) if options.target else diagnose_context()
+    diagnosis = diagnose_context() if options.target is None else diagnose(options.target, options.probe_timeout)
     if options.json:
         from safedlv.report.json import document
 
@@ -44,20 +46,29 @@ def _options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("target", nargs="?", help="a PID, name:PATTERN, docker:NAME; without: this machine and context")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout (schema safedlv.diagnosis/1)")
     parser.add_argument("--tracer", default="self", metavar="WHO", help="whose place to try from: self")
-    parser.add_argument("--probe-timeout", type=float, default=STOP_WITHIN, metavar="SECONDS")
+    parser.add_argument("--probe-timeout", type=float, default=STOP_WITHIN, metavar="SECONDS", help="for one stop: 2")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of safedlv's own failures")
     options = parser.parse_args(words)
     if options.tracer != "self":
-        raise UsageError(f"--tracer {options.tracer} is not there yet", "only --tracer self can be tried so far")
+        raise UsageError(f"--tracer {printable(options.tracer)} is not there yet", "only --tracer self works so far")
+    if not 0 < options.probe_timeout <= LONGEST_PROBE:
+        raise UsageError(f"--probe-timeout is in seconds, more than 0 and at most {LONGEST_PROBE}")
     return options
 
 
 def diagnose(text: str, timeout: float = STOP_WITHIN) -> Diagnosis:
-    """Look at the process that ``text`` names, probe it, and say what it means. Raises UsageError."""
+    """Look at the process that ``text`` names, probe it, and say what it means.
+
+    Raises UsageError; SafedlvError with the exit code of "undetermined" when a name cannot be looked up.
+    """
     try:
         found = target.resolve(text)
     except target.NoSuchProcessError as error:
         return _diagnosis(Evidence(error.pid, None, None, None, _delve(), hidden=error.hidden), None)
+    except UsageError:
+        raise
+    except SafedlvError as error:
+        raise SafedlvError(error.sentence, error.hint, error.code if error.code == 2 else UNDETERMINED) from error
     if found.pid == os.getpid() or not _way_back_is_open(found):
         return diagnose_attempt(found, None)
     probe = runner.start(found.pid, found.procdir, found.before, timeout)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 
+from safedlv.command_line import is_pid
 from safedlv.errors import SafedlvError, UsageError, printable
 from safedlv.probe.runner import Before
+
 
 class NoSuchProcessError(SafedlvError):
     """There is no process with this PID (or it is hidden: ``hidden``)."""
@@ -38,12 +40,11 @@ def resolve(text: str) -> Found:
         from safedlv.runtimes.docker import container_process
 
         return find(container_process(rest), container=rest.partition("/")[0])
-    try:
-        return find(int(text))
-    except ValueError as error:
+    if not is_pid(text):
         raise UsageError(
-            f"{printable(text)!r} is no target", "write a PID, name:PATTERN, docker:NAME or docker:NAME/PID"
-        ) from error
+            f'"{printable(text)}" is no target', "write a PID, name:PATTERN, docker:NAME or docker:NAME/PID"
+        )
+    return find(int(text))
 
 
 def find(pid: int, container: str | None = None) -> Found:

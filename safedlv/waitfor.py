@@ -8,6 +8,8 @@ import time
 from safedlv.errors import SafedlvError
 from safedlv.target import command_line_of
 
+LONGEST_PAUSE = 60_000.0  # milliseconds
+
 
 def wait_for(prefix: str, interval_ms: float, duration_s: float) -> int:
     """The PID of the first process whose command line begins with ``prefix`` (pkg/proc/native/proc.go: WaitFor).
@@ -25,7 +27,7 @@ def wait_for(prefix: str, interval_ms: float, duration_s: float) -> int:
             if text.startswith(prefix):
                 return int(name)
         seen = {name: text for name, text in seen.items() if name in names}
-        time.sleep(max(interval_ms, 0.1) / 1000)
+        time.sleep(min(max(0.1, interval_ms), LONGEST_PAUSE) / 1000)  # 0.1 first: max() then drops a NaN
     raise SafedlvError("waitfor duration expired")
 
 

@@ -55,11 +55,11 @@ def _answer(d: Diagnosis) -> str:
     who = _who(d)
     failed = d.attempt and (d.attempt.failed or d.attempt.failed_need)
     if d.verdict == "ok":
-        return f"ok: a debugger can attach to {who}"
+        return "\n".join(_wrap(f"ok: a debugger can attach to {who}", ""))
     if d.verdict == "degraded":
         return "\n".join(_wrap(f"degraded: a debugger can attach to {who}, but {_join(d)}", ""))
     if d.verdict == "undetermined":
-        return f"undetermined: {who} was not probed"
+        return "\n".join(_wrap(f"undetermined: {who} was not probed", ""))
     if failed:
         why = _join(d) or "the layers below are what is known; none of them is proved to be the cause"
         at = f"blocked at {CALLS.get(failed.step, failed.step)} with {failed.errno} ({_words(failed)})"
@@ -85,7 +85,8 @@ def _steps(attempt: Attempt) -> list[str]:
     failed = [step for step in attempt.needs if not step.ok]
     lines += [f"  {_step_mark(step)}  {CALLS.get(step.step, step.step)}{_outcome(step)}" for step in failed]
     if attempt.needs and not failed:
-        lines.append(f"  ok    all {len(attempt.needs)} other things that dlv needs (registers, memory, files, threads)")
+        others = f"  ok    all {len(attempt.needs)} other things that dlv needs (registers, memory, files, threads)"
+        lines += _wrap(others, "", hang="        ")
     held = f"  The target was held for {attempt.stopped_us} us"
     if attempt.threads_stopped_us:
         held += f", its other threads, one at a time, for {attempt.threads_stopped_us} us in all"
@@ -107,9 +108,14 @@ def _words(step: Step) -> str:
     return WORDS.get(step.errno or "", "refused")
 
 
-def _wrap(text: str, indent: str) -> list[str]:
+def _wrap(text: str, indent: str, hang: str = "") -> list[str]:
     return textwrap.wrap(
-        text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_long_words=False, break_on_hyphens=False
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=hang or indent + "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
     ) or [indent]
 
 

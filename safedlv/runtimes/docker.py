@@ -20,8 +20,8 @@ ENGINE_SECONDS: Final = 5
 def container_process(text: str) -> int:
     """The PID, as we see it, of ``NAME`` (a container's first process) or ``NAME/PID`` (PID as seen inside it).
 
-    NAME is a container's name, its id, or the beginning of its id. Raises UsageError for words that are no such name;
-    SafedlvError when there is no engine, no permission, no such container or process, or the container does not run.
+    NAME is a container's name, its id, or the beginning of its id. Raises UsageError for words that name no container;
+    SafedlvError when there is no engine, no permission, no such process, or the container does not run.
     """
     name, slash, inner = text.partition("/")
     if not name or (slash and not (inner.isascii() and inner.isdigit())):
@@ -35,7 +35,9 @@ def _first_process(name: str) -> int:
     pid = state.get("Pid")
     if not isinstance(pid, int) or pid <= 0:
         status = printable(str(state.get("Status") or "not running"))
-        raise SafedlvError(f"container {printable(name)} does not run: it is {status}", f"docker start {printable(name)}")
+        raise SafedlvError(
+            f"container {printable(name)} does not run: it is {status}", f"docker start {printable(name)}"
+        )
     if not os.path.exists(f"/proc/{pid}"):
         raise SafedlvError(
             f"the Docker Engine says that container {printable(name)} is process {pid}, which is not there",
@@ -56,7 +58,7 @@ def _inspect(name: str) -> dict[str, Any]:
         client = docker.from_env(timeout=ENGINE_SECONDS)
         found: dict[str, Any] = client.api.inspect_container(name)
     except NotFound as error:
-        raise SafedlvError(f"there is no container {printable(name)}", "docker ps lists those that run") from error
+        raise UsageError(f"there is no container {printable(name)}", "docker ps lists those that run") from error
     except APIError as error:
         said = printable(str(error.explanation or error))
         raise SafedlvError(f"the Docker Engine does not tell about container {printable(name)}: {said}") from error
@@ -77,9 +79,7 @@ def _unreachable(error: BaseException) -> SafedlvError:
             f"no permission to talk to the Docker Engine at {engine}", "run as root, or as a member of the group docker"
         )
     if "FileNotFoundError" in text or "ConnectionRefusedError" in text or "Connection refused" in text:
-        return SafedlvError(
-            f"no Docker Engine answers at {engine}", "start it, or name another one with DOCKER_HOST"
-        )
+        return SafedlvError(f"no Docker Engine answers at {engine}", "start it, or name another one with DOCKER_HOST")
     return SafedlvError(
         f"the Docker Engine at {engine} cannot be asked: {printable(text, 300)}", "see whether docker ps works"
     )
@@ -101,7 +101,9 @@ def _process_inside(name: str, first: int, inner: int) -> int:
     for entry in os.listdir("/proc"):
         if entry.isdigit() and _innermost_pid(entry) == inner and _pid_namespace(entry) == namespace:
             return int(entry)
-    raise SafedlvError(f"container {printable(name)} has no process {inner}", f"docker top {printable(name)} lists them")
+    raise SafedlvError(
+        f"container {printable(name)} has no process {inner}", f"docker top {printable(name)} lists them"
+    )
 
 
 def _innermost_pid(pid: str) -> int | None:

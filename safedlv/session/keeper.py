@@ -1,9 +1,15 @@
-"""The keeper: a small process that ends a session properly when safedlv cannot do it any more.
+"""The keeper: a small process that ends a session properly, also when safedlv cannot do it any more.
 
-It holds one end of a pipe, the lifeline. While safedlv lives, nothing is read from it but the PID of dlv. When the
-lifeline ends (safedlv asked to leave, or was killed), the keeper waits until dlv has finished attaching, asks it to
-leave with SIGTERM (dlv then clears its breakpoints and detaches, service/rpccommon/server.go: Stop), and removes the
-session's directory. It never kills a dlv that still loads: its breakpoints would stay in the target's text.
+It holds one end of a socket pair, the lifeline, on which it is told dlv's PID and given a copy of each connection to
+dlv. While safedlv lives it does nothing else. When the lifeline ends (safedlv wants to leave, or was killed), it
+
+1. waits until dlv has finished attaching: a signal would kill it before that, with breakpoints of its own in place;
+2. makes the target stand still (:class:`Bystander`), because plain dlv, when its client vanishes in the middle of
+   a command, halts and detaches in one go, and often leaves its SIGTRAP queued: the target dies of it;
+3. asks dlv to leave with SIGTERM: dlv clears its breakpoints and detaches (service/rpccommon/server.go: Stop);
+4. removes the session's directory.
+
+Since it holds the connections too, dlv does not notice that safedlv was killed until all this is done.
 """
 
 from __future__ import annotations
@@ -16,116 +22,138 @@ import socket
 import time
 
 from safedlv.linux.tracing import SIGCONT
+from safedlv.session.bystander import Bystander, ended, traces
 
 READY_WITHIN = 300.0  # seconds for dlv to read the debug information of a very large program
 LEAVE_WITHIN = 20.0  # seconds for dlv to halt the target, clear breakpoints and detach
 GET_VERSION = b'{"method":"RPCServer.GetVersion","params":[{}],"id":0}\n'
+DLV, CONNECTION = b"d", b"c"
+"""What is said on the lifeline: dlv's PID; the first byte of a connection, with a copy of the connection."""
 
 
-def start(directory: str, target: int, close: list[int]) -> tuple[int, int]:
-    """Fork the keeper of ``directory``; returns (its PID, the write end of its lifeline).
+def start(directory: str, target: int, *, multi: bool, close: list[int]) -> tuple[int, socket.socket]:
+    """Fork the keeper of ``directory``; returns (its PID, our end of its lifeline).
 
     ``close``: descriptors that the keeper must not hold, so that whoever waits for their end is not kept waiting.
     """
-    read_end, lifeline = os.pipe()
+    keeper_end, lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid:
-        os.close(read_end)
+        keeper_end.close()
         return pid, lifeline
     try:
         os.setsid()
-        for fd in (*close, lifeline):
+        lifeline.close()
+        for fd in close:
             os.close(fd)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(nowhere, fd)
-        _keep(read_end, directory, target)
+        Keeper(directory, target, multi=multi).keep(keeper_end)
     finally:
         os._exit(0)
     raise AssertionError  # never reached
 
 
-def _keep(lifeline: int, directory: str, target: int) -> None:
-    dlv = 0
-    pidfd = -1
-    while data := os.read(lifeline, 64):
-        dlv = int(data)
-        with contextlib.suppress(ProcessLookupError):
-            pidfd = os.pidfd_open(dlv)
-    if pidfd != -1:
-        end_quietly(dlv, pidfd, directory, target)
-    with contextlib.suppress(OSError):
-        for name in os.listdir(directory):
-            os.unlink(os.path.join(directory, name))
-    with contextlib.suppress(OSError):
-        os.rmdir(directory)
+class Keeper:
+    """What the keeper knows of its session."""
 
+    def __init__(self, directory: str, target: int, *, multi: bool) -> None:
+        self.directory = directory
+        self.target = target
+        self.multi = multi
+        self.dlv = 0
+        self.pidfd = -1
+        self.connections: list[tuple[socket.socket, bytes]] = []
 
-def end_quietly(dlv: int, pidfd: int, directory: str, target: int) -> None:
-    """Make ``dlv`` detach and end. Returns when it has ended."""
-    _until_ready(dlv, pidfd, directory, target)
-    for sign, patience in ((signal.SIGTERM, LEAVE_WITHIN), (signal.SIGTERM, LEAVE_WITHIN), (signal.SIGKILL, 5.0)):
-        if _ended(pidfd, 0):
-            return
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, sign)
-        if _ended(pidfd, patience):
-            break
-    else:
-        return
-    if sign == signal.SIGKILL:  # it may have left the target with a stop
-        with contextlib.suppress(OSError):
-            os.kill(target, SIGCONT)
-
-
-def _until_ready(dlv: int, pidfd: int, directory: str, target: int) -> None:
-    """Wait until dlv answers a request or has taken its only client: before that a signal would kill it mid-attach."""
-    deadline = time.monotonic() + READY_WITHIN
-    while time.monotonic() < deadline and not _ended(pidfd, 0):
-        connection = _connect(dlv, directory)
-        if connection is None:
-            if traces(dlv, target):
-                break  # it listens before it attaches, and listens no more: its one client has come and gone
-            _ended(pidfd, 0.01)
-            continue
-        with connection:
-            if _answered(connection, pidfd, deadline):
+    def keep(self, lifeline: socket.socket) -> None:
+        """Listen until the lifeline ends, then end the session."""
+        while True:
+            data, fds, _, _ = socket.recv_fds(lifeline, 64, 1)
+            if not data:
                 break
-    _until_idle(dlv, pidfd)
+            if data.startswith(DLV):
+                self.dlv = int(data[1:])
+                with contextlib.suppress(ProcessLookupError):
+                    self.pidfd = os.pidfd_open(self.dlv)
+            elif fds:
+                self.connections.append((socket.socket(fileno=fds[0]), data[1:]))
+        if self.pidfd != -1:
+            self._end_dlv()
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.directory):
+                os.unlink(os.path.join(self.directory, name))
+        with contextlib.suppress(OSError):
+            os.rmdir(self.directory)
 
+    def _end_dlv(self) -> None:
+        self._until_ready()
+        bystander = Bystander(self.dlv, self.pidfd, self.target, self._voice())
+        bystander.stand_still()
+        for sign, patience in ((signal.SIGTERM, LEAVE_WITHIN), (signal.SIGTERM, LEAVE_WITHIN), (signal.SIGKILL, 5.0)):
+            if ended(self.pidfd, 0):
+                return
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, sign)
+            if ended(self.pidfd, patience):
+                break
+        if sign == signal.SIGKILL:  # it may have left the target with a stop
+            with contextlib.suppress(OSError):
+                os.kill(self.target, SIGCONT)
 
-def _answered(connection: socket.socket, pidfd: int, deadline: float) -> bool:
-    """True when dlv answered, or closed the connection because it has its only client: both come after loading."""
-    try:
-        connection.sendall(GET_VERSION)
-        poll = select.poll()
-        poll.register(connection, select.POLLIN)
-        poll.register(pidfd, select.POLLIN)
-        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
-    except OSError:
-        return True
+    def _voice(self) -> tuple[socket.socket, bytes] | None:
+        """A connection on which dlv can be told to halt or go on: its client's, or one of our own where it takes many."""
+        if self.multi:
+            connection = self._connect()
+            return (connection, b"{") if connection else None
+        return self.connections[-1] if self.connections else None
 
+    def _until_ready(self) -> None:
+        """Wait until dlv answers a request or has taken its only client: both come when it has finished attaching."""
+        deadline = time.monotonic() + READY_WITHIN
+        while time.monotonic() < deadline and not ended(self.pidfd, 0):
+            connection = self._connect()
+            if connection is None:
+                if traces(self.dlv, self.target):
+                    break  # it listens before it attaches, and listens no more: its one client has come
+                ended(self.pidfd, 0.01)
+                continue
+            with connection:
+                if self._answered(connection, deadline):
+                    break
+        self._until_idle()
 
-def traces(dlv: int, target: int) -> bool:
-    """Whether a thread of process ``dlv`` traces ``target`` (TracerPid names the tracing thread)."""
-    tracer = _status(target, b"TracerPid")
-    return tracer > 0 and _status(tracer, b"Tgid") == dlv
+    def _answered(self, connection: socket.socket, deadline: float) -> bool:
+        """True when dlv answered, or closed the connection because it has its only client."""
+        try:
+            connection.sendall(GET_VERSION)
+            poll = select.poll()
+            poll.register(connection, select.POLLIN)
+            poll.register(self.pidfd, select.POLLIN)
+            return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+        except OSError:
+            return True
 
+    def _until_idle(self) -> None:
+        """Wait until no thread of dlv runs: only then is its signal handler surely in place (cmds.go: execute)."""
+        quiet = 0
+        deadline = time.monotonic() + 1
+        while quiet < 3 and time.monotonic() < deadline and not ended(self.pidfd, 0.01):
+            quiet = quiet + 1 if _asleep(self.dlv) else 0
 
-def _status(pid: int, key: bytes) -> int:
-    try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            return next((int(line.split()[1]) for line in file if line.startswith(key + b":")), 0)
-    except OSError:
-        return 0
-
-
-def _until_idle(dlv: int, pidfd: int) -> None:
-    """Wait until no thread of dlv runs: only then is its signal handler surely in place (cmds.go: execute)."""
-    quiet = 0
-    deadline = time.monotonic() + 1
-    while quiet < 3 and time.monotonic() < deadline and not _ended(pidfd, 0.01):
-        quiet = quiet + 1 if _asleep(dlv) else 0
+    def _connect(self) -> socket.socket | None:
+        """A connection to dlv's private address, or None while (or when) it does not listen."""
+        unix = socket.socket(socket.AF_UNIX)
+        try:
+            unix.connect(os.path.join(self.directory, "dlv"))
+        except OSError:
+            unix.close()
+        else:
+            return unix
+        for port in listening_ports(self.dlv):
+            with contextlib.suppress(OSError):
+                return socket.create_connection(("127.0.0.1", port), timeout=5)
+        return None
 
 
 def _asleep(pid: int) -> bool:
@@ -139,22 +167,6 @@ def _asleep(pid: int) -> bool:
     return True
 
 
-def _connect(dlv: int, directory: str) -> socket.socket | None:
-    """A connection to dlv's private address, or None while (or when) it does not listen."""
-    path = os.path.join(directory, "dlv")
-    unix = socket.socket(socket.AF_UNIX)
-    try:
-        unix.connect(path)
-    except OSError:
-        unix.close()
-    else:
-        return unix
-    for port in listening_ports(dlv):
-        with contextlib.suppress(OSError):
-            return socket.create_connection(("127.0.0.1", port), timeout=5)
-    return None
-
-
 def listening_ports(pid: int) -> list[int]:
     """The TCP ports that a process listens on, on 127.0.0.1 (its socket inodes in /proc/net/tcp; proc_net(5))."""
     try:
@@ -165,9 +177,3 @@ def listening_ports(pid: int) -> list[int]:
         return []
     inodes = {link[8:-1].encode() for link in links if link.startswith("socket:[")}
     return [int(row[1].partition(b":")[2], 16) for row in rows if row[3] == b"0A" and row[9] in inodes]
-
-
-def _ended(pidfd: int, timeout: float) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(timeout * 1000))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 
 from safedlv.errors import SafedlvError
@@ -24,7 +25,7 @@ LISTENING = b"API server listening at: "
 class Delve:
     """A dlv of ours: its process, its log pipe, and the private address that it listens on."""
 
-    def __init__(self, pid: int, directory: str, unix: bool, log: int, keeper_pid: int, lifeline: int) -> None:
+    def __init__(self, pid: int, directory: str, unix: bool, log: int, keeper_pid: int, lifeline: socket.socket) -> None:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
         self.directory = directory
@@ -47,9 +48,12 @@ class Delve:
 
     def leave(self) -> None:
         """Ask for an orderly end: the keeper makes dlv detach as soon as that is safe. Does not wait."""
-        if self.lifeline != -1:
-            os.close(self.lifeline)
-            self.lifeline = -1
+        self.lifeline.close()
+
+    def show_keeper(self, connection: socket.socket, first_byte: bytes) -> None:
+        """Give the keeper a copy of a connection to dlv, by which it can end the session in order."""
+        if self.lifeline.fileno() != -1:
+            socket.send_fds(self.lifeline, [keeper.CONNECTION + first_byte], [connection.fileno()])
 
     def reap(self) -> int:
         """Wait for dlv to end; its exit code (128 + signal when it was killed)."""
@@ -82,12 +86,13 @@ def start(dlv: str, version: str | None, line: CommandLine, pid: int, *, termina
     """Start ``dlv attach pid`` headless on a private address. Raises SafedlvError when that is impossible."""
     directory = _private_directory()
     unix = version is None or _number(version) >= UNIX_SINCE
-    keeper_pid, lifeline = keeper.start(directory, pid, close)
+    multi = line.on("accept-multiclient") and not terminal
+    keeper_pid, lifeline = keeper.start(directory, pid, multi=multi, close=close)
     log_read, log_write = os.pipe()
     try:
         os.mkdir(directory, 0o700)
     except OSError as error:
-        os.close(lifeline)
+        lifeline.close()
         os.waitpid(keeper_pid, 0)
         raise SafedlvError(
             f"cannot make the session's directory {directory}: {error.strerror}",
@@ -112,11 +117,11 @@ def arguments(dlv: str, line: CommandLine, pid: int, address: str, log: int, *, 
     return [dlv, "attach", *flags, "--headless=true", f"--listen={address}", f"--log-dest={log}", str(pid), *line.args[1:]]
 
 
-def _become(argv: list[str], lifeline: int, log: int) -> None:
+def _become(argv: list[str], lifeline: socket.socket, log: int) -> None:
     """In the child: tell the keeper who we are, then become dlv. A session of its own keeps Ctrl-C from it."""
     try:
         os.setsid()
-        os.write(lifeline, b"%d\n" % os.getpid())
+        lifeline.send(keeper.DLV + b"%d" % os.getpid())
         os.set_inheritable(log, True)
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec keeps that
             signal.signal(ignored, signal.SIG_DFL)

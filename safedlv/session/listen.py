@@ -10,7 +10,13 @@ import os
 import socket
 import sys
 
-from safedlv.errors import SafedlvError
+from safedlv.errors import SafedlvError, printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    _Address = tuple[Any, ...]  # host and port; with IPv6 also flow label and scope
 
 UNIX = "unix:"
 
@@ -22,7 +28,7 @@ class Listener:
         self.sock = sock
         self.shown = shown
         self.unix_path = unix_path
-        self.loopback = bool(unix_path) or _is_loopback(sock)
+        self.loopback = sock.family == socket.AF_UNIX or _is_loopback(sock)
 
     def close(self) -> None:
         """Stop listening; a unix socket's path goes too, as with Go's listeners."""
@@ -41,24 +47,29 @@ def listen(address: str) -> Listener:
     try:
         return _listen_unix(address.removeprefix(UNIX)) if address.startswith(UNIX) else _listen_tcp(address)
     except SafedlvError as error:
-        raise SafedlvError(f"couldn't start listener: {error.sentence}") from error
+        raise SafedlvError(f"couldn't start listener: {printable(error.sentence, 1000)}") from error
 
 
 def _listen_unix(path: str) -> Listener:
+    """As Go does it: ``@name`` is in the abstract namespace; without a name the kernel chooses one there (unix(7))."""
     sock = socket.socket(socket.AF_UNIX)
     try:
-        sock.bind(path)
+        sock.bind("\0" + path[1:] if path.startswith("@") else path)
         sock.listen(128)
     except OSError as error:
         sock.close()
         raise SafedlvError(f"listen unix {path}: bind: {_go_text(error)}") from error
-    return Listener(sock, path, os.path.abspath(path))
+    if not path:
+        path = "@" + os.fsdecode(sock.getsockname()[1:])
+    return Listener(sock, path, "" if path.startswith("@") else os.path.abspath(path))
 
 
 def _listen_tcp(address: str) -> Listener:
     host, port = _split(address)
     if host in ("", "0.0.0.0", "::"):  # noqa: S104  the user's own words
-        family, sockaddr = (socket.AF_INET6, ("::", port)) if socket.has_dualstack_ipv6() else (socket.AF_INET, ("", port))
+        dual = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        sockaddr: _Address = ("::" if dual else "", port)
     else:
         family, sockaddr = _resolve(host, port)
     sock = socket.socket(family)
@@ -75,40 +86,90 @@ def _listen_tcp(address: str) -> Listener:
 
 
 def _split(address: str) -> tuple[str, int]:
-    host, colon, port = address.rpartition(":")
-    if not colon or address.endswith("]"):
-        raise SafedlvError(f"listen tcp: address {address}: missing port in address")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise SafedlvError(f"listen tcp: address {address}: too many colons in address")
-    try:
-        number = int(port or 0) if port.isascii() and (port or "0").isdigit() else socket.getservbyname(port, "tcp")
-    except OSError as error:
-        raise SafedlvError(f"listen tcp: lookup tcp/{port}: unknown port") from error
-    if number > 65535:
-        raise SafedlvError(f"listen tcp: address {port}: invalid port")
-    return host, number
+    if not address:  # net.Listen("tcp", ""): every address, any port
+        return "", 0
+    host, problem = _host_of(address)
+    if problem:
+        raise SafedlvError(f"listen tcp: address {address}: {problem}")
+    return host, _port(address.rpartition(":")[2])
 
 
-def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+def _host_of(address: str) -> tuple[str, str]:
+    """The host of ``host:port`` or ``[host]:port``, and what is wrong with them (net.SplitHostPort, in its order)."""
+    before, colon, _ = address.rpartition(":")
+    closed = address.find("]") if address.startswith("[") else -1
+    host = address[1:closed] if closed > 0 else before
+    inside, outside = (1, closed + 1) if closed > 0 else (0, 0)
+    if not colon or (closed > 0 and address[closed + 1 : closed + 2] != ":"):
+        return "", "missing port in address"
+    if address.startswith("[") and closed < 0:
+        return "", "missing ']' in address"
+    if (closed > 0 and len(before) != closed + 1) or (closed < 0 and ":" in before):
+        return "", "too many colons in address"
+    if "[" in address[inside:]:
+        return "", "unexpected '[' in address"
+    if "]" in address[outside:]:
+        return "", "unexpected ']' in address"
+    return host, ""
+
+
+def _port(text: str) -> int:
+    """A port's number, or the service's of that name (net.parsePort, net.LookupPort)."""
+    digits = text[1:] if text[:1] in ("+", "-") else text
+    if not digits:
+        return 0
+    if digits.isascii() and digits.isdigit():
+        number = int(digits[:9]) * (-1 if text.startswith("-") else 1)
+        if not 0 <= number <= 65535:
+            raise SafedlvError(f"listen tcp: address {text}: invalid port")
+        return number
     try:
+        return socket.getservbyname(text, "tcp")
+    except (OSError, UnicodeError) as error:
+        raise SafedlvError(f"listen tcp: lookup tcp/{text}: unknown port") from error
+
+
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, _Address]:
+    """The first IPv4 address of a host, else its first. 127.1 and the like are no addresses for Go."""
+    try:
+        if _is_short_form(host):
+            raise OSError(host)
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise SafedlvError(f"listen tcp: lookup {host}: no such host") from error
     family, *_, sockaddr = next((entry for entry in found if entry[0] == socket.AF_INET), found[0])
-    return family, (str(sockaddr[0]), int(sockaddr[1]))
+    if str(sockaddr[0]).startswith("::ffff:") and "." in str(sockaddr[0]):
+        return socket.AF_INET, (str(sockaddr[0]).removeprefix("::ffff:"), port)
+    return family, sockaddr
 
 
-def _show(sockaddr: tuple[object, ...]) -> str:
-    host, port = sockaddr[:2]
-    return f"[{host}]:{port}" if ":" in str(host) else f"{host or '0.0.0.0'}:{port}"
+def _is_short_form(host: str) -> bool:
+    """What inet_aton(3) takes for an IPv4 address and inet_pton(3) does not."""
+    try:
+        socket.inet_aton(host)
+    except (OSError, UnicodeError):
+        return False
+    try:
+        socket.inet_pton(socket.AF_INET, host)
+    except OSError:
+        return True
+    return False
+
+
+def _show(sockaddr: _Address) -> str:
+    host, port = str(sockaddr[0]), sockaddr[1]
+    if ":" not in host:
+        return f"{host or '0.0.0.0'}:{port}"  # noqa: S104  shown, not bound
+    scope = sockaddr[3] if len(sockaddr) > 3 else 0
+    zone = f"%{socket.if_indextoname(scope)}" if isinstance(scope, int) and scope and "%" not in host else ""
+    return f"[{host}{zone}]:{port}"
 
 
 def _go_text(error: OSError) -> str:
     """Go's text of an errno (zerrors_linux_*.go): the C library's, in lower case."""
-    texts = {errno.EADDRNOTAVAIL: "cannot assign requested address"}
-    return texts.get(error.errno or 0) or os.strerror(error.errno).lower() if error.errno else str(error)
+    if error.errno is None:  # Python's own refusal of a path that is longer than sun_path
+        return os.strerror(errno.EINVAL).lower()
+    return os.strerror(error.errno).lower()
 
 
 def _is_loopback(sock: socket.socket) -> bool:

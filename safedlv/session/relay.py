@@ -3,7 +3,9 @@
 * A client is connected to dlv when it has sent its first byte, so that one that says nothing (a port scan) does not
   use up the only client that a dlv without --accept-multiclient takes.
 * Each direction has one small buffer. While it is not empty nothing more is read, which keeps the back-pressure.
-* The end of one direction is passed on as the end of that direction (shutdown), the other goes on.
+* The end of one direction is passed on as the end of that direction (shutdown), the other goes on. Only the end of
+  what the one client of a dlv without --accept-multiclient says is the keeper's to pass on, since it ends the
+  session: in the middle of a command dlv would kill the target over it (session/keeper.py).
 """
 
 from __future__ import annotations
@@ -34,13 +36,14 @@ STARTS = b'C{ \t\r\n['  # DAP's Content-Length, or JSON (serveConnectionDemux in
 class Direction:
     """One direction of one client: what was read from ``source`` and not yet taken by ``sink``."""
 
-    __slots__ = ("buffer", "count", "ended", "limited", "sink", "source")
+    __slots__ = ("buffer", "count", "ended", "limited", "pass_end", "sink", "source")
 
-    def __init__(self, source: socket.socket, sink: socket.socket, *, limited: bool) -> None:
+    def __init__(self, source: socket.socket, sink: socket.socket, *, limited: bool, pass_end: bool) -> None:
         self.source, self.sink = source, sink
         self.buffer = memoryview(b"")
         self.ended = False
         self.limited = limited
+        self.pass_end = pass_end
         self.count = 0  # bytes since the last newline
 
     def move(self) -> None:
@@ -63,7 +66,7 @@ class Direction:
                 self.buffer = self.buffer[self.sink.send(self.buffer) :]
             except BlockingIOError:
                 return
-        if self.ended and not self.buffer:
+        if self.ended and not self.buffer and self.pass_end:
             self.sink.shutdown(socket.SHUT_WR)
 
 
@@ -186,9 +189,10 @@ class Relay:
             self._drop(client, "")
             return
         client.upstream = upstream
+        self.dlv.show_keeper(upstream, first)
         client.directions = (
-            Direction(client.sock, upstream, limited=True),
-            Direction(upstream, client.sock, limited=False),
+            Direction(client.sock, upstream, limited=True, pass_end=self.multi),
+            Direction(upstream, client.sock, limited=False, pass_end=True),
         )
         if not self.multi:
             self._close_door(client)
@@ -231,10 +235,12 @@ class Relay:
             if mask & selectors.EVENT_READ:
                 reads.move()
         except OSError:
-            self._drop(client, "")
+            self._lost(client)
             return
+        if reads.limited and reads.ended and not self.multi:
+            self.dlv.leave()
         if reads.limited and reads.count > LINE_LIMIT:
-            self._drop(client, f"sent {LINE_LIMIT >> 20} MiB without the end of a message")
+            self._lost(client, f"sent {LINE_LIMIT >> 20} MiB without the end of a message")
         elif client.finished:
             self._drop(client, "")
         else:
@@ -267,6 +273,12 @@ class Relay:
     def _unwatch(self, sock: socket.socket) -> None:
         if sock.fileno() != -1 and self.selector.get_map().get(sock):
             self.selector.unregister(sock)
+
+    def _lost(self, client: Client, why: str = "") -> None:
+        """A client that dlv knows is gone. Where it is the only one, that is the end of the session."""
+        if not self.multi:
+            self.dlv.leave()
+        self._drop(client, why)
 
     def _drop(self, client: Client, why: str) -> None:
         if why:

@@ -331,7 +331,7 @@ def test_other_users_are_sent_away(newest_dlv: str, server: Server) -> None:
     session = Attached(server.pid)
     host, _, port = session.address.rpartition(":")
     script = (
-        "import os, socket; s = socket.socket(); os.setuid(65534)\n"
+        "import os, socket; os.setuid(65534); s = socket.socket()\n"
         f"s.connect(('{host}', {port})); print(s.recv(1))"
     )
     done = subprocess.run([SAFEDLV[0], "-c", script], capture_output=True, text=True, timeout=20, check=False)

@@ -1,0 +1,128 @@
+"""The target as the kernel shows it while dlv holds it, and how to bring it to a stand that can be left safely.
+
+dlv halts a running target with kill(pid, SIGTRAP) (pkg/proc/native/proc_linux.go: requestManualStop). When the target
+stops for another reason first, a breakpoint or the end of a step, that SIGTRAP stays queued; after the detach it is
+delivered to a program that knows nothing of it, and a Go program dies. dlv does not look; the kernel shows it
+(SigPnd and ShdPnd in /proc/PID/task/TID/status). Continuing once lets dlv take it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STILL = 8  # samples in a row
+SAMPLE = 0.003  # seconds between two samples: longer than dlv's own stops and starts within one step
+OBEYS_WITHIN = 1.0  # seconds for dlv to act on a halt, before it is told again
+GIVES_UP_AFTER = 15.0
+SIGTRAP_BIT = 1 << (signal.SIGTRAP - 1)
+FIRST_ID = 1 << 40  # no client counts that far
+JSON_RPC = b'{"method":"RPCServer.Command","params":[{"name":"%s"}],"id":%d}\n'
+DAP = b'{"seq":%d,"type":"request","command":"%s","arguments":{"threadId":1}}'
+
+
+class Bystander:
+    """Watches a target that process ``dlv`` debugs. ``voice``: a connection to dlv and the first byte sent on it."""
+
+    def __init__(self, dlv: int, pidfd: int, target: int, voice: tuple[socket.socket, bytes] | None) -> None:
+        self.dlv, self.pidfd, self.target, self.voice = dlv, pidfd, target, voice
+        self.number = FIRST_ID
+
+    def stand_still(self) -> None:
+        """Halt the target if it runs, and continue it as often as it takes for no SIGTRAP to be queued on it.
+
+        Returns when that is so, when dlv holds it no more, or after 15 s.
+        """
+        deadline = time.monotonic() + GIVES_UP_AFTER
+        told = 0.0
+        while time.monotonic() < deadline and not ended(self.pidfd, 0) and traces(self.dlv, self.target):
+            stands = self._stands()
+            if stands and not self._trap_is_queued():
+                return
+            if stands:
+                self._tell("continue", "continue")
+                self._wait_while(self._trap_is_queued)
+            elif time.monotonic() - told > OBEYS_WITHIN:
+                self._tell("halt", "pause")
+                told = time.monotonic()
+
+    def _stands(self) -> bool:
+        """Whether every thread is in a tracing stop, and stays there."""
+        for _ in range(STILL):
+            if not all(state == b"t" for state in self._states()):
+                return False
+            ended(self.pidfd, SAMPLE)
+        return True
+
+    def _states(self) -> list[bytes]:
+        return [_after(f"/proc/{self.target}/task/{tid}/stat", b") ")[:1] for tid in self._threads()]
+
+    def _trap_is_queued(self) -> bool:
+        masks = (
+            _after(f"/proc/{self.target}/task/{tid}/status", key).split()
+            for tid in self._threads()
+            for key in (b"\nSigPnd:", b"\nShdPnd:")
+        )
+        return any(mask and int(mask[0], 16) & SIGTRAP_BIT for mask in masks)
+
+    def _threads(self) -> list[str]:
+        try:
+            return os.listdir(f"/proc/{self.target}/task")
+        except OSError:
+            return []
+
+    def _wait_while(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + OBEYS_WITHIN
+        while condition() and time.monotonic() < deadline and not ended(self.pidfd, SAMPLE):
+            pass
+
+    def _tell(self, command: str, request: str) -> None:
+        """Say it in the protocol of the connection. The reply is nobody's; dlv ends soon."""
+        if self.voice is None:
+            return
+        connection, first = self.voice
+        self.number += 1
+        if first == b"C":
+            body = DAP % (self.number, request.encode())
+            message = b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+        else:
+            message = JSON_RPC % (command.encode(), self.number)
+        with contextlib.suppress(OSError):
+            connection.setblocking(True)
+            connection.settimeout(OBEYS_WITHIN)
+            connection.sendall(message)
+
+
+def traces(dlv: int, target: int) -> bool:
+    """Whether a thread of process ``dlv`` traces ``target`` (TracerPid names the tracing thread)."""
+    tracer = _number(f"/proc/{target}/status", b"\nTracerPid:")
+    return tracer > 0 and _number(f"/proc/{tracer}/status", b"\nTgid:") == dlv
+
+
+def ended(pidfd: int, timeout: float) -> bool:
+    """Whether the process behind ``pidfd`` ends within ``timeout`` seconds (pidfd_open(2))."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(timeout * 1000))
+
+
+def _number(path: str, key: bytes) -> int:
+    return int((_after(path, key).split() or [b"0"])[0])
+
+
+def _after(path: str, key: bytes) -> bytes:
+    """What follows the last ``key`` in a file; empty when either is not there."""
+    try:
+        with open(path, "rb") as file:
+            before, _, rest = file.read().rpartition(key)
+    except OSError:
+        return b""
+    return rest if before else b""
