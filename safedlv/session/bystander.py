@@ -96,7 +96,6 @@ class Bystander:
         else:
             message = JSON_RPC % (command.encode(), self.number)
         with contextlib.suppress(OSError):
-            connection.setblocking(True)
             connection.settimeout(OBEYS_WITHIN)
             connection.sendall(message)
 

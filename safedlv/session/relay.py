@@ -109,10 +109,10 @@ class Relay:
             signal.signal(sign, self._leave)
         release_signals()
         self.listener.sock.setblocking(False)
-        self._watch(self.listener.sock, selectors.EVENT_READ, self._accept)
-        self._watch(wake_read, selectors.EVENT_READ, lambda _: wake_read.recv(64))
-        self._watch(self.dlv.log, selectors.EVENT_READ, self._read_log)
-        self._watch(self.dlv.pidfd, selectors.EVENT_READ, self._dlv_ended)
+        self.watch(self.listener.sock, selectors.EVENT_READ, self._accept)
+        self.watch(wake_read, selectors.EVENT_READ, lambda _: wake_read.recv(64))
+        self.watch(self.dlv.log, selectors.EVENT_READ, self._read_log)
+        self.watch(self.dlv.pidfd, selectors.EVENT_READ, self._dlv_ended)
         while self.dlv.code is None:
             for key, mask in self.selector.select():
                 if key.fileobj in self.selector.get_map():  # not closed by an earlier event of this round
@@ -142,18 +142,18 @@ class Relay:
         if not data and self.dlv.log in self.selector.get_map():
             self.selector.unregister(self.dlv.log)
         if self.dlv.listening:
-            _write(self.log, data)
+            write_all(self.log, data)
             return
         self.log_rest += data
         while b"\n" in self.log_rest:
             line, _, self.log_rest = self.log_rest.partition(b"\n")
             if self.dlv.heard(line):
-                _write(self.log, self.log_rest)
+                write_all(self.log, self.log_rest)
                 self.log_rest = b""
                 for client in list(self.clients):
                     self._update(client)
                 return
-            _write(self.log, line + b"\n")
+            write_all(self.log, line + b"\n")
 
     def _accept(self, _mask: int) -> None:
         try:
@@ -217,12 +217,12 @@ class Relay:
             client.sock: lambda mask: self._react(client, outward, inward, mask),
             upstream: lambda mask: self._react(client, inward, outward, mask),
         }
-        self._unwatch(client.sock)
+        self.unwatch(client.sock)
         self._update(client)
 
     def _close_door(self, taken: Client) -> None:
         """dlv without --accept-multiclient takes one client and stops listening: so do we."""
-        self._unwatch(self.listener.sock)
+        self.unwatch(self.listener.sock)
         self.listener.close()
         for client in list(self.clients - {taken}):
             self._drop(client, "")
@@ -251,16 +251,17 @@ class Relay:
     def _update(self, client: Client) -> None:
         """Watch exactly what can make progress."""
         if client.upstream is None:
-            self._watch(client.sock, selectors.EVENT_READ * self.dlv.listening, lambda _: self._first_byte(client))
+            self.watch(client.sock, selectors.EVENT_READ * self.dlv.listening, lambda _: self._first_byte(client))
             return
         outward, inward = client.directions
         for sock, reads, writes in ((client.sock, outward, inward), (client.upstream, inward, outward)):
             events = (selectors.EVENT_READ if not reads.ended and not reads.buffer else 0) | (
                 selectors.EVENT_WRITE if writes.buffer else 0
             )
-            self._watch(sock, events, client.reactions[sock])
+            self.watch(sock, events, client.reactions[sock])
 
-    def _watch(self, fd: socket.socket | int, events: int, call: Callable[[int], object]) -> None:
+    def watch(self, fd: socket.socket | int, events: int, call: Callable[[int], object]) -> None:
+        """Call ``call(mask)`` when one of ``events`` happens on ``fd``."""
         known = self.selector.get_map().get(fd)
         if known is None:
             if events:
@@ -270,9 +271,10 @@ class Relay:
         elif known.events != events:
             self.selector.modify(fd, events, call)
 
-    def _unwatch(self, sock: socket.socket) -> None:
-        if sock.fileno() != -1 and self.selector.get_map().get(sock):
-            self.selector.unregister(sock)
+    def unwatch(self, fd: socket.socket | int) -> None:
+        """Watch it no more; no matter whether it was watched."""
+        if (fd if isinstance(fd, int) else fd.fileno()) != -1 and self.selector.get_map().get(fd):
+            self.selector.unregister(fd)
 
     def _lost(self, client: Client, why: str = "") -> None:
         """A client that dlv knows is gone. Where it is the only one, that is the end of the session."""
@@ -286,7 +288,7 @@ class Relay:
         self.clients.discard(client)
         for sock in (client.sock, client.upstream):
             if sock is not None:
-                self._unwatch(sock)
+                self.unwatch(sock)
                 sock.close()
 
     def _drain(self) -> None:
@@ -309,9 +311,10 @@ class Relay:
             return
 
 
-def _write(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it; nothing when nobody reads it any more."""
     while data:
         try:
             data = data[os.write(fd, data) :]
-        except OSError:  # nobody reads the log any more
+        except OSError:
             return

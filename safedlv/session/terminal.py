@@ -1,4 +1,8 @@
-"""dlv's own terminal: ``dlv connect`` in a pseudo-terminal, led to the user's, key by key and byte by byte."""
+"""dlv's own terminal: ``dlv connect`` in a pseudo-terminal, led to the user's, key by key and byte by byte.
+
+It reaches dlv through the relay, like any client, so that a terminal that is closed or killed in the middle of a
+command ends the session in order.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,15 @@ import contextlib
 import os
 import selectors
 import signal
-import sys
+import subprocess
 import termios
+import time
 import tty
 
 import pexpect
 
-from safedlv.errors import SafedlvError
-from safedlv.session.launch import LEAVING, release_signals
+from safedlv.session.listen import listen
+from safedlv.session.relay import Relay, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,104 +28,82 @@ if TYPE_CHECKING:
     from safedlv.session.launch import Delve
 
 CHUNK = 65536
-FIRST_WORDS_WITHIN = 1.0  # seconds for dlv's end to become known once its terminal has spoken
+GREETINGS = (b"Type 'help'", b"(dlv)")
+LAST_WORDS_WITHIN = 2.0  # seconds for the terminal to end after its dlv has
 
 
 def run_terminal(dlv: str, delve: Delve, line: CommandLine, log: int) -> int:
     """Give the user dlv's terminal; returns the exit code that ``dlv attach`` would have had."""
-    for sign in LEAVING:
-        signal.signal(sign, _leave)
-    release_signals()
     if line.on("accept-multiclient"):
-        sys.stderr.write("Warning accept-multi: ignored\n")
-    if not _wait_until_listening(delve, log):
-        return delve.reap()
-    argv = ["connect", *_connect_flags(line), _address(delve)]
-    if not all(os.isatty(fd) for fd in (0, 1, 2)):
-        return _plain(dlv, argv, delve)
-    terminal = pexpect.spawn(dlv, argv, dimensions=_size(), timeout=None, echo=True)
-    try:
-        return _interact(terminal, delve, log)
-    finally:
-        terminal.close(force=True)
+        write_all(2, b"Warning accept-multi: ignored\n")
+    unix = isinstance(delve.address, str)  # a dlv that listens on unix sockets can connect to them too
+    front = listen(f"unix:{delve.directory}/front" if unix else "127.0.0.1:0")
+    relay = Relay(front, delve, multi=False, check_user=True, log=log)
+    argv = [dlv, "connect", *_connect_flags(line), f"unix:{front.shown}" if unix else front.shown]
+    if all(os.isatty(fd) for fd in (0, 1, 2)):
+        return Terminal(relay, argv).run()
+    return _run_plain(relay, argv)
 
 
 def _connect_flags(line: CommandLine) -> list[str]:
     return [f"--init={line.text('init')}"] if line.text("init") else []
 
 
-def _address(delve: Delve) -> str:
-    if isinstance(delve.address, str):
-        return f"unix:{delve.address}"
-    assert delve.address is not None  # _wait_until_listening saw it
-    return f"{delve.address[0]}:{delve.address[1]}"
-
-
-def _plain(dlv: str, argv: list[str], delve: Delve) -> int:
+def _run_plain(relay: Relay, argv: list[str]) -> int:
     """Without a terminal (--allow-non-terminal-interactive): dlv connect on our own streams."""
-    import subprocess
+    client = subprocess.Popen(argv)
+    failed = relay.run()
+    return client.wait() or failed
 
-    code = subprocess.run([dlv, *argv], check=False).returncode
-    return delve.reap() or code if code else code
 
+class Terminal:
+    """The pseudo-terminal of ``dlv connect`` and the user's own terminal, joined in the relay's loop."""
 
-def _wait_until_listening(delve: Delve, log: int) -> bool:
-    """Read dlv's log until it says where it listens; False when it ended before."""
-    rest = b""
-    while not delve.listening:
-        data = os.read(delve.log, CHUNK)
+    def __init__(self, relay: Relay, argv: list[str]) -> None:
+        self.relay = relay
+        self.inner = pexpect.spawn(argv[0], argv[1:], dimensions=_size(), timeout=None)
+        self.held: bytes | None = b""
+        """What the terminal said before dlv had attached; None once it is known that it has."""
+
+    def run(self) -> int:
+        """Copy both ways until dlv ends. A dlv that failed to attach has spoken for itself, on stderr."""
+        with _raw(), _resizing(self.inner):
+            self.relay.watch(self.inner.child_fd, selectors.EVENT_READ, lambda _: self._screen())
+            self.relay.watch(0, selectors.EVENT_READ, lambda _: self._keys())
+            failed = self.relay.run()
+            self._last_words()
+        self.inner.close(force=True)
+        if self.held is not None and failed:
+            return failed
+        if self.relay.signalled:
+            return 128 + self.relay.signalled
+        return int(self.inner.exitstatus) if self.inner.exitstatus is not None else 128 + int(self.inner.signalstatus)
+
+    def _screen(self) -> bytes:
+        data = _read(self.inner.child_fd)
         if not data:
-            return False
-        rest += data
-        while not delve.listening and b"\n" in rest:
-            text, _, rest = rest.partition(b"\n")
-            if not delve.heard(text):
-                os.write(log, text + b"\n")
-    if rest:
-        os.write(log, rest)
-    return True
+            self.relay.unwatch(self.inner.child_fd)
+        if self.held is not None:
+            self.held += data
+            if not any(greeting in self.held for greeting in GREETINGS):
+                return data
+            data, self.held = self.held, None
+        write_all(1, data)
+        return data
 
+    def _keys(self) -> None:
+        data = _read(0)
+        if not data:  # the user's terminal is gone
+            self.relay.unwatch(0)
+            self.inner.kill(signal.SIGHUP)
+        write_all(self.inner.child_fd, data)
 
-def _interact(terminal: pexpect.spawn, delve: Delve, log: int) -> int:
-    """Copy both ways until the terminal's dlv ends. A dlv that failed to attach speaks for itself, on stderr."""
-    selector = selectors.DefaultSelector()
-    selector.register(0, selectors.EVENT_READ, "keys")
-    selector.register(terminal.child_fd, selectors.EVENT_READ, "screen")
-    selector.register(delve.log, selectors.EVENT_READ, "log")
-    spoken = False
-    with _raw(), _resizing(terminal):
-        while True:
-            for key, _ in selector.select():
-                data = _read(key.fd)
-                if key.data == "screen":
-                    if not spoken and _failed_to_attach(delve, data):
-                        return delve.reap()
-                    spoken = True
-                    if not data:
-                        return _exit_code(terminal)
-                    os.write(1, data)
-                elif not data:
-                    selector.unregister(key.fd)
-                    if key.data == "keys":
-                        terminal.sendeof()
-                elif key.data == "keys":
-                    _send(terminal.child_fd, data)
-                else:
-                    os.write(log, data.replace(b"\n", b"\r\n") if log == 2 else data)
-
-
-def _failed_to_attach(delve: Delve, first_words: bytes) -> bool:
-    """The terminal's first words are a greeting, or a complaint that its server has gone."""
-    if first_words.startswith((b"Type 'help'", b"\x1b")):
-        return False
-    with selectors.DefaultSelector() as selector:
-        selector.register(delve.pidfd, selectors.EVENT_READ)
-        return bool(selector.select(FIRST_WORDS_WITHIN)) and delve.reap() != 0
-
-
-def _exit_code(terminal: pexpect.spawn) -> int:
-    terminal.wait()
-    return int(terminal.exitstatus) if terminal.exitstatus is not None else 128 + int(terminal.signalstatus or 0)
+    def _last_words(self) -> None:
+        deadline = time.monotonic() + LAST_WORDS_WITHIN
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.inner.child_fd, selectors.EVENT_READ)
+            while selector.select(max(0.0, deadline - time.monotonic())) and self._screen():
+                pass
 
 
 def _read(fd: int) -> bytes:
@@ -130,42 +113,26 @@ def _read(fd: int) -> bytes:
         return b""
 
 
-def _send(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
-
-
 @contextlib.contextmanager
 def _raw() -> Iterator[None]:
     """The user's terminal in raw mode, so that Ctrl-C and every other key reach dlv's own terminal."""
-    try:
-        before = termios.tcgetattr(0)
-        tty.setraw(0)
-    except termios.error as error:
-        raise SafedlvError(f"standard input is no terminal: {error.args[-1]}") from error
+    before = termios.tcgetattr(0)
+    tty.setraw(0)
     try:
         yield
     finally:
-        termios.tcsetattr(0, termios.TCSAFLUSH, before)
+        with contextlib.suppress(termios.error):  # it may be gone
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
 @contextlib.contextmanager
 def _resizing(terminal: pexpect.spawn) -> Iterator[None]:
     """Pass on changes of the window's size."""
-
-    def resized(_signum: int, _frame: object) -> None:
-        terminal.setwinsize(*_size())
-
-    before = signal.signal(signal.SIGWINCH, resized)
+    before = signal.signal(signal.SIGWINCH, lambda _signum, _frame: terminal.setwinsize(*_size()))
     try:
         yield
     finally:
         signal.signal(signal.SIGWINCH, before)
-
-
-def _leave(signum: int, _frame: object) -> None:
-    """End the session in order: what stands above closes dlv's terminal, and dlv detaches."""
-    raise SystemExit(128 + signum)
 
 
 def _size() -> tuple[int, int]:
