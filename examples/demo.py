@@ -216,9 +216,7 @@ def attach(pid: int) -> pexpect.spawn[str]:
     show(words)
     plain = {**os.environ, "TERM": "dumb"}  # no colours and no cursor movements
     try:
-        terminal = pexpect.spawn(
-            words[0], words[1:], dimensions=WINDOW, timeout=PATIENCE, encoding="utf-8", env=plain
-        )
+        terminal = pexpect.spawn(words[0], words[1:], dimensions=WINDOW, timeout=PATIENCE, encoding="utf-8", env=plain)
     except pexpect.ExceptionPexpect as error:
         raise DemoError("there is no safedlv on the PATH") from error
     terminal.logfile_read = Screen()

@@ -27,32 +27,36 @@ STOP_WITHIN = 2.0
 
 def attach(words: list[str]) -> int:
     """``safedlv attach``: the exit code of the session, 1 when the attach is refused. Raises SafedlvError."""
-    from safedlv.facts.delve_path import delve_version_from_binary, find_delve
-
-    dlv = find_delve(os.environ.get("PATH"), os.environ.get("SAFEDLV_DLV"))
+    dlv = _delve()
     line = command_line.parse(words, lambda: _flags_of(dlv))
-    if dlv is None:
-        return _refused_without_delve(line)
     if line.on("help"):
         return _help(dlv)
-    if line.refused or _log_dest_fails(line):
+    if _is_for_dlv_to_refuse(line):
         return _replaced_by(dlv, words)
-    if not line.on("headless") and not line.on("allow-non-terminal-interactive") and not _on_terminal():
-        return _replaced_by(dlv, words)  # it says which stream is no terminal, and touches nothing
 
     listener = _listener(line) if line.text("waitfor") else None  # dlv listens, and says so, before it waits
     found = _the_target(line)
+    attempt, listener = _probe(found, line, listener)
+    if attempt is None or runner.refused(attempt):
+        return _explain(found, attempt, listener)
+    found = _the_go_process(found, line)
+    if line.on("no-proxy"):
+        return _replaced_by(dlv, _own_words(words, found.pid))
+    return _session(dlv, line, found, listener)
+
+
+def _probe(
+    found: Found, line: CommandLine, listener: Listener | None
+) -> tuple[runner.RawAttempt | None, Listener | None]:
+    """Probe the target; meanwhile open the listener, so that dlv is not started for an address that is taken."""
+    if not runner.way_back_is_open(found.pid, found.before):
+        return None, listener
     probe = runner.start(found.pid, found.procdir, found.before, line.number("probe-timeout", STOP_WITHIN))
     try:
         listener = listener or _listener(line)
     finally:
         attempt = probe.result()
-    if any(failure for _, failure, _ in attempt[0] + attempt[1]) or not attempt[0]:
-        return _explain(found, attempt, listener)
-    found = _the_go_process(found, line)
-    if line.on("no-proxy"):
-        return _replaced_by(dlv, _own_words(words, found.pid))
-    return _session(dlv, delve_version_from_binary(dlv), line, found, listener)
+    return attempt, listener
 
 
 # ------------------------------------------------------------ the target
@@ -83,7 +87,7 @@ def _the_go_process(found: Found, line: CommandLine) -> Found:
 # ------------------------------------------------------------ what follows
 
 
-def _explain(found: Found, attempt: runner.RawAttempt, listener: Listener | None) -> int:
+def _explain(found: Found, attempt: runner.RawAttempt | None, listener: Listener | None) -> int:
     """The probe failed: say at which step, with which errno, and what the facts say. dlv is not started."""
     from safedlv.doctor import diagnose_attempt
     from safedlv.report.text import report
@@ -94,9 +98,11 @@ def _explain(found: Found, attempt: runner.RawAttempt, listener: Listener | None
     return 1
 
 
-def _session(dlv: str, version: str | None, line: CommandLine, found: Found, listener: Listener | None) -> int:
+def _session(dlv: str, line: CommandLine, found: Found, listener: Listener | None) -> int:
+    from safedlv.facts.delve_path import delve_version_from_binary
     from safedlv.session import launch
 
+    version = delve_version_from_binary(dlv)
     close = [found.procdir] if listener is None else [found.procdir, listener.sock.fileno()]
     log = _open_log(line)
     launch.hold_signals()
@@ -182,12 +188,24 @@ def _flags_of(dlv: str | None) -> dict[str, str]:
     return command_line.flag_kinds(done.stdout)
 
 
-def _refused_without_delve(line: CommandLine) -> int:
-    where = os.environ.get("SAFEDLV_DLV")
-    raise SafedlvError(
-        f"SAFEDLV_DLV names {where}, which is no program" if where else "there is no dlv on the PATH",
-        "go install github.com/go-delve/delve/cmd/dlv@latest, or name one with SAFEDLV_DLV=/path/to/dlv",
-    )
+def _delve() -> str:
+    """The path of the dlv to use: $SAFEDLV_DLV, else the first on the PATH. Raises SafedlvError."""
+    from safedlv.facts.delve_path import find_delve
+
+    named = os.environ.get("SAFEDLV_DLV")
+    dlv = find_delve(os.environ.get("PATH"), named)
+    if dlv is None:
+        raise SafedlvError(
+            f"SAFEDLV_DLV names {named}, which is no program" if named else "there is no dlv on the PATH",
+            "go install github.com/go-delve/delve/cmd/dlv@latest, or name one with SAFEDLV_DLV=/path/to/dlv",
+        )
+    return dlv
+
+
+def _is_for_dlv_to_refuse(line: CommandLine) -> bool:
+    """Whether dlv would refuse these words, or these streams, before it touches a process: then its words are best."""
+    terminal = line.on("headless") or line.on("allow-non-terminal-interactive") or _on_terminal()
+    return bool(line.refused) or not terminal or _log_dest_fails(line)
 
 
 def _on_terminal() -> bool:

@@ -37,7 +37,7 @@ def main(words: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    except Exception as error:  # noqa: BLE001  the last resort: a traceback helps nobody who did not ask for one
+    except Exception as error:
         if TRACEBACKS in words:
             raise
         sys.stderr.write(f"safedlv: internal error: {type(error).__name__}: {error}\n  --debug shows where\n")

@@ -69,7 +69,7 @@ def diagnose(text: str, timeout: float = STOP_WITHIN) -> Diagnosis:
         raise
     except SafedlvError as error:
         raise SafedlvError(error.sentence, error.hint, error.code if error.code == 2 else UNDETERMINED) from error
-    if found.pid == os.getpid() or not _way_back_is_open(found):
+    if found.pid == os.getpid() or not runner.way_back_is_open(found.pid, found.before):
         return diagnose_attempt(found, None)
     probe = runner.start(found.pid, found.procdir, found.before, timeout)
     return diagnose_attempt(found, probe.result())
@@ -172,25 +172,3 @@ def _go_children(found: target.Found) -> tuple[tuple[int, str], ...]:
     if not wrappers.is_wrapper(found.procdir):
         return ()
     return tuple((pid, target.command_line_of(pid)) for pid in wrappers.go_children(found.pid))
-
-
-def _way_back_is_open(found: target.Found) -> bool:
-    """Whether a target that cannot stop can be left without a trace: by SIGCONT, which must be allowed and unheard.
-
-    A frozen target is not attached to when it catches SIGCONT or may not be signalled: the cause is observed anyway.
-    """
-    if found.before.stopped or (not found.before.catches_sigcont and _may_signal(found.pid)):
-        return True
-    from safedlv.facts.cgroup import read_cgroup
-    from safedlv.facts.procfs import ProcDir
-
-    with ProcDir(found.pid) as procdir:
-        return read_cgroup(procdir).frozen is not True
-
-
-def _may_signal(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True

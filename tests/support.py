@@ -145,7 +145,7 @@ def our_processes() -> list[int]:
 
     They are known by the run's own TMPDIR in their environment, so that two runs at a time do not mix.
     """
-    mark = f"TMPDIR={os.environ['TMPDIR']}".encode()
+    mark = f"TMPDIR={os.environ.get('TMPDIR', '')}".encode()
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():

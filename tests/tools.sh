@@ -30,7 +30,7 @@ as_root() {
 }
 
 can_install() {
-    command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || { command -v sudo >/dev/null && sudo -v; }; }
+    command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || { command -v sudo >/dev/null && { sudo -n true || sudo -v; } 2>>"$log"; }; }
 }
 
 refresh() { # the lists of packages, once
@@ -153,7 +153,10 @@ python) python ;;
 demo) find_go && find_dlv ;;
 test)
     test_packages
-    find_go && find_dlv && find_old_dlv || true
+    if find_go; then
+        find_dlv || true
+        find_old_dlv
+    fi
     ;;
 *) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

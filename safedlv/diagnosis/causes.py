@@ -91,7 +91,9 @@ def kernel_thread(e: Evidence) -> Cause | None:
     """PF_KTHREAD: ptrace_attach refuses it for everybody."""
     if _status(e).kernel_thread is not True:
         return None
-    return Cause("kernel-thread", "observed", f"{e.pid} is a thread of the kernel: nobody can trace it", ("PF_KTHREAD is set",))
+    return Cause(
+        "kernel-thread", "observed", f"{e.pid} is a thread of the kernel: nobody can trace it", ("PF_KTHREAD is set",)
+    )
 
 
 def self_attach(e: Evidence) -> Cause | None:
@@ -146,7 +148,7 @@ def delve_missing(e: Evidence) -> Cause | None:
 
 def wrong_process(e: Evidence) -> Cause | None:
     """A wrapper with a Go program below it."""
-    if not e.go_children or _is_go(e) is True and not _is_go_command(e):
+    if not e.go_children or (_is_go(e) is True and not _is_go_command(e)):
         return None
     pid, command = e.go_children[0]
     named = f"{pid} ({printable(command, 80)})"

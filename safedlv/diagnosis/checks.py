@@ -26,7 +26,12 @@ def state(e: Evidence) -> Check:
     value = _facts(e).status.state
     if isinstance(value, Unknown):
         return _skip("state", value)
-    words = {"Z": "has ended (zombie)", "X": "has ended", "D": "sleeps uninterruptibly", "T": "is stopped (job control)"}
+    words = {
+        "Z": "has ended (zombie)",
+        "X": "has ended",
+        "D": "sleeps uninterruptibly",
+        "T": "is stopped (job control)",
+    }
     status = {"Z": "fail", "X": "fail", "D": "warn"}.get(value, "pass")
     return Check("state", status, f"the target {words.get(value, 'runs or sleeps')} (state {value})")
 
@@ -83,7 +88,9 @@ def security_modules(e: Evidence) -> Check:
     labels = (("apparmor", modules.apparmor), ("selinux", modules.selinux), ("smack", modules.smack))
     worn = [f"{name} {printable(label)}" for name, label in labels if isinstance(label, str)]
     loaded = ", ".join(modules.loaded) or "none"
-    return Check("security-modules", "pass", f"loaded: {loaded}" + (f"; the target has {'; '.join(worn)}" if worn else ""))
+    return Check(
+        "security-modules", "pass", f"loaded: {loaded}" + (f"; the target has {'; '.join(worn)}" if worn else "")
+    )
 
 
 def frozen(e: Evidence) -> Check:

@@ -54,6 +54,34 @@ class Before:
             os.close(fd)
 
 
+def refused(attempt: RawAttempt) -> bool:
+    """Whether an attempt shows that dlv would fail. It does without process_vm_readv: PEEKDATA is its second choice."""
+    steps, needs, _, _ = attempt
+    return not steps or any(failure for name, failure, _ in steps + needs if name != "process_vm_readv")
+
+
+def way_back_is_open(pid: int, before: Before) -> bool:
+    """Whether a target that cannot stop could be left without a trace: by SIGCONT, allowed and without a handler.
+
+    Only a frozen target is known beforehand not to stop; it is not attached to when there is no way back.
+    """
+    if before.stopped or (not before.catches_sigcont and _may_signal(pid)):
+        return True
+    from safedlv.facts.cgroup import read_cgroup
+    from safedlv.facts.procfs import ProcDir
+
+    with ProcDir(pid) as procdir:
+        return read_cgroup(procdir).frozen is not True
+
+
+def _may_signal(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
 def start(pid: int, procdir: int, before: Before, timeout: float) -> Running:
     """Fork the probe of ``pid`` (``procdir``: its open /proc/PID). ``timeout``: seconds until a stop is given up."""
     shared = mmap.mmap(-1, mmap.PAGESIZE * 4)

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         def wait_stopped(self, tid: int) -> int | None: ...
         def process_vm_readv(self, pid: int, addr: int, size: int) -> bytes: ...
 
+
 RawStep = tuple[str, "str | None", int]
 SPINS = 400  # a stop usually takes 10 to 50 us; sleeping at once would cost the target ten times that
 AT_ENTRY = 9  # getauxval(3)
@@ -136,7 +137,9 @@ class Sequence:
             return
         held_since = began
         self._try("setoptions", self.steps, lambda: self.calls.ptrace(PTRACE_SETOPTIONS, pid, 0, PTRACE_O_TRACECLONE))
-        untraced = self._quietly(lambda: self.calls.ptrace(PTRACE_SETOPTIONS, pid, 0, 0)) or self.steps[-1][1] is not None
+        untraced = (
+            self._quietly(lambda: self.calls.ptrace(PTRACE_SETOPTIONS, pid, 0, 0)) or self.steps[-1][1] is not None
+        )
         if not untraced or not self._try("cont", self.steps, lambda: self.calls.ptrace(PTRACE_CONT, pid)):
             self._quietly(lambda: self.calls.ptrace(PTRACE_DETACH, pid))
             self._hold_time(held_since)

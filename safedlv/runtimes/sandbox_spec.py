@@ -68,9 +68,7 @@ def capability_sets(*keep: str | int, ambient: bool = False) -> CapabilitySets:
 
 def _capability_number(capability: str | int) -> int:
     number = (
-        capability
-        if isinstance(capability, int)
-        else CAPABILITY_BITS.get(capability.lower().removeprefix("cap_"), -1)
+        capability if isinstance(capability, int) else CAPABILITY_BITS.get(capability.lower().removeprefix("cap_"), -1)
     )
     if not 0 <= number < len(CAPABILITIES):  # the kernel would ignore a bit that it does not know
         raise ValueError(f"no such capability: {capability}")

@@ -351,7 +351,7 @@ def _run_workload(launch: Launch, child: _Child, init: int) -> None:
     workload = launch.workload
     _take(workload_steps(launch.spec, die_with_init))
     if not callable(workload):
-        Step(f"execve {workload[0]}", lambda: os.execvp(workload[0], list(workload))).take()  # noqa: S606
+        Step(f"execve {workload[0]}", lambda: os.execvp(workload[0], list(workload))).take()
         return
     report.close()
     child.tell = lambda message: _write_all(launch.channels.result, b"E" + message)

@@ -25,7 +25,9 @@ LISTENING = b"API server listening at: "
 class Delve:
     """A dlv of ours: its process, its log pipe, and the private address that it listens on."""
 
-    def __init__(self, pid: int, directory: str, unix: bool, log: int, keeper_pid: int, lifeline: socket.socket) -> None:
+    def __init__(
+        self, pid: int, directory: str, unix: bool, log: int, keeper_pid: int, lifeline: socket.socket
+    ) -> None:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
         self.directory = directory
@@ -114,7 +116,16 @@ def arguments(dlv: str, line: CommandLine, pid: int, address: str, log: int, *, 
         flags.append("--api-version=2")  # what dlv connect speaks; the default was 1 before dlv 1.24
     if line.on("continue"):
         flags.append("--continue=true")
-    return [dlv, "attach", *flags, "--headless=true", f"--listen={address}", f"--log-dest={log}", str(pid), *line.args[1:]]
+    return [
+        dlv,
+        "attach",
+        *flags,
+        "--headless=true",
+        f"--listen={address}",
+        f"--log-dest={log}",
+        str(pid),
+        *line.args[1:],
+    ]
 
 
 def _become(argv: list[str], lifeline: socket.socket, log: int) -> None:

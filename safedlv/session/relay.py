@@ -30,7 +30,7 @@ CHUNK = 256 * 1024
 LINE_LIMIT = 64 * 1024 * 1024
 """Bytes without a newline from one client: no request of either protocol is that long, and dlv would keep them all."""
 DRAIN_WITHIN = 2.0  # seconds for clients to take what dlv said last
-STARTS = b'C{ \t\r\n['  # DAP's Content-Length, or JSON (serveConnectionDemux in service/rpccommon/server.go)
+STARTS = b"C{ \t\r\n["  # DAP's Content-Length, or JSON (serveConnectionDemux in service/rpccommon/server.go)
 
 
 class Direction:
@@ -200,6 +200,7 @@ class Relay:
 
     def _dial(self) -> socket.socket | None:
         address = self.dlv.address
+        assert address is not None  # clients are listened to only when dlv has said where it listens
         upstream = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
         try:
             upstream.connect(address)

@@ -43,7 +43,10 @@ def test_kill_of_safedlv(newest_dlv: str, server: Server, part: str) -> None:
     moments = random.Random(part)
     for trial in range(count(150)):
         process = subprocess.Popen(
-            [*SAFEDLV, "attach", "--headless", str(server.pid)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*SAFEDLV, "attach", "--headless", str(server.pid)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         client = threading.Thread(target=a_session, args=(process, server))
         client.start()

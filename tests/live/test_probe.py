@@ -24,7 +24,9 @@ class Program:
     """One of the programs beside this file, running and ready."""
 
     def __init__(self, name: str, *words: str) -> None:
-        self.process = subprocess.Popen([sys.executable, str(PROGRAMS / name), *words], stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, str(PROGRAMS / name), *words], stdout=subprocess.PIPE, text=True
+        )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
         self.pid = self.process.pid

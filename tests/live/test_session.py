@@ -9,7 +9,6 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pexpect
 import pytest
@@ -28,7 +27,13 @@ from tests.support import (
 
 SOURCE = str(ROOT / "examples" / "server" / "main.go")
 LINE = next(i for i, text in enumerate(Path(SOURCE).read_text().splitlines(), 1) if "text := fmt.Sprintf" in text)
-LOAD = {"FollowPointers": True, "MaxVariableRecurse": 1, "MaxStringLen": 64, "MaxArrayValues": 64, "MaxStructFields": -1}
+LOAD = {
+    "FollowPointers": True,
+    "MaxVariableRecurse": 1,
+    "MaxStringLen": 64,
+    "MaxArrayValues": 64,
+    "MaxStructFields": -1,
+}
 
 
 class Attached:
@@ -118,7 +123,9 @@ def test_session_over_dap(attach: Callable[..., Attached], server: Server) -> No
     frames = client.request("stackTrace", threadId=thread, levels=5)["stackFrames"]
     assert frames[0]["name"] == "main.greeting"
     scopes = client.request("scopes", frameId=frames[0]["id"])["scopes"]
-    names = {v["name"] for v in client.request("variables", variablesReference=scopes[0]["variablesReference"])["variables"]}
+    names = {
+        v["name"] for v in client.request("variables", variablesReference=scopes[0]["variablesReference"])["variables"]
+    }
     assert "v" in names
     client.request("next", threadId=thread)
     client.event("stopped")
@@ -331,8 +338,7 @@ def test_other_users_are_sent_away(newest_dlv: str, server: Server) -> None:
     session = Attached(server.pid)
     host, _, port = session.address.rpartition(":")
     script = (
-        "import os, socket; os.setuid(65534); s = socket.socket()\n"
-        f"s.connect(('{host}', {port})); print(s.recv(1))"
+        f"import os, socket; os.setuid(65534); s = socket.socket()\ns.connect(('{host}', {port})); print(s.recv(1))"
     )
     done = subprocess.run([SAFEDLV[0], "-c", script], capture_output=True, text=True, timeout=20, check=False)
     assert done.stdout.strip() == "b''", done.stderr
@@ -360,10 +366,12 @@ def test_waitfor(newest_dlv: str, server_binary: Path, tmp_path: Path) -> None:
 def test_log_goes_where_dlv_would_put_it(newest_dlv: str, server: Server, tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = subprocess.Popen(
-        [*SAFEDLV, "attach", "--headless", "--log", f"--log-dest={log}", str(server.pid)], stdout=subprocess.PIPE, text=True
+        [*SAFEDLV, "attach", "--headless", "--log", f"--log-dest={log}", str(server.pid)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    line: str = wait_until(lambda: log.exists() and log.read_text().partition("\n")[0], "the listening line in the log")
-    client: Any = JsonRpc(line.partition(": ")[2])
+    wait_until(lambda: log.exists() and "\n" in log.read_text(), "the listening line in the log")
+    client = JsonRpc(log.read_text().partition("\n")[0].partition(": ")[2])
     client.call("GetVersion")
     client.detach()
     assert process.communicate(timeout=20)[0] == ""

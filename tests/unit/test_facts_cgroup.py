@@ -53,7 +53,7 @@ def test_membership() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"0::\n", b"0:/\n", b"x::/\n", b"0::relative\n", HYBRID + b"junk\n"])
 def test_what_is_no_membership(data: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):
         cgroup.parse_membership(data)
 
 

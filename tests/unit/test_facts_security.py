@@ -52,7 +52,7 @@ def test_module_list() -> None:
     )
     assert parse(b"") == ()
     for data in (b"a,,b", b"a b", b"\xff", b","):
-        with pytest.raises(ValueError):  # noqa: PT011
+        with pytest.raises(ValueError):
             parse(data)
 
 

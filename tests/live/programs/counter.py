@@ -1,6 +1,7 @@
 """A target that counts SIGUSR1 in a shared file: its first eight bytes are the count, the next eight SIGCONTs."""
 
 import mmap
+import os
 import signal
 import struct
 import sys
@@ -17,6 +18,9 @@ def count(signum: int, _frame: object) -> None:
 signal.signal(signal.SIGUSR1, count)
 if "--sigcont" in sys.argv:
     signal.signal(signal.SIGCONT, count)
+wake_read, wake_write = os.pipe()
+os.set_blocking(wake_write, False)
+signal.set_wakeup_fd(wake_write)  # pause() alone would sleep over a signal that comes just before it
 print("ready", flush=True)
 while True:
-    signal.pause()
+    os.read(wake_read, 4096)

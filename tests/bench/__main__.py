@@ -1,0 +1,210 @@
+"""What safedlv costs beside dlv itself, measured in one run: ``make bench`` (python -m tests.bench).
+
+Every figure is a median over rounds in which safedlv and dlv take turns, printed beside what it is compared with.
+Nothing here passes or fails: times belong to the machine they were measured on, ratios travel better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from safedlv import target
+from safedlv.probe import runner
+from tests.clients import JsonRpc
+from tests.support import ROOT, Server, build_go, new_dlv, status
+
+CACHE = ROOT / ".cache" / "bench"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("-n", "--rounds", type=int, default=20)
+    rounds = parser.parse_args().rounds
+    dlv = new_dlv()
+    if dlv is None:
+        sys.exit("bench: needs a dlv on the PATH or in $SAFEDLV_TEST_DLV")
+    os.environ["SAFEDLV_DLV"] = dlv
+    CACHE.mkdir(parents=True, exist_ok=True)
+    server = Server(build_go(ROOT / "examples" / "server", CACHE / "server"))
+    try:
+        start_up(dlv, server.pid, rounds)
+        with large_program() as large:
+            first_answer(dlv, large, rounds)
+        probe_stops(server.pid, rounds * 50)
+        with session(dlv, server.pid) as direct:
+            plain = requests(direct, 500)
+            plain_bulk = bulk(direct, 10)
+        with session(None, server.pid) as relayed:
+            through = requests(relayed, 500)
+            through_bulk = bulk(relayed, 10)
+        show("JSON-RPC request, direct", plain * 1e6, "us")
+        show("JSON-RPC request, through safedlv", through * 1e6, "us", f"{(through - plain) * 1e6:.0f} us more")
+        show("bulk answer, direct", plain_bulk / 1e6, "MB/s")
+        show("bulk answer, through safedlv", through_bulk / 1e6, "MB/s", f"{through_bulk / plain_bulk:.2f} of direct")
+        memory(server.pid)
+    finally:
+        server.stop()
+    return 0
+
+
+def show(what: str, value: float, unit: str, note: str = "") -> None:
+    print(f"  {what:<52} {value:9.1f} {unit:<5} {note}", flush=True)
+
+
+def safedlv_command() -> list[str]:
+    """The console script, as users start it."""
+    script = Path(sys.executable).parent / "safedlv"
+    return [str(script)] if script.exists() else [sys.executable, "-m", "safedlv"]
+
+
+def timed(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+# ------------------------------------------------------------ start-up
+
+
+def start_up(dlv: str, pid: int, rounds: int) -> None:
+    """From exec to "API server listening"."""
+    python, plain, ours = [], [], []
+    for _ in range(rounds):
+        python.append(timed(lambda: subprocess.run([sys.executable, "-I", "-c", "pass"], check=True)))
+        plain.append(until_listening([dlv], pid))
+        ours.append(until_listening(safedlv_command(), pid))
+    bare, dlv_time, our_time = (statistics.median(times) for times in (python, plain, ours))
+    show("python -I -c pass", bare * 1e3, "ms")
+    show("dlv attach until it listens (small server)", dlv_time * 1e3, "ms")
+    more = (our_time - dlv_time) / bare
+    show("safedlv attach until it listens", our_time * 1e3, "ms", f"{more:.2f} bare Pythons more than dlv")
+
+
+def until_listening(command: list[str], pid: int) -> float:
+    began = time.perf_counter()
+    with attached(command, pid) as address:
+        taken = time.perf_counter() - began
+        JsonRpc(address).detach()
+    return taken
+
+
+def first_answer(dlv: str, pid: int, rounds: int) -> None:
+    """From exec to the first answer, on a large program."""
+    plain, ours = [], []
+    for _ in range(rounds):
+        plain.append(until_answer([dlv], pid))
+        ours.append(until_answer(safedlv_command(), pid))
+    dlv_time, our_time = statistics.median(plain), statistics.median(ours)
+    show("dlv attach until its first answer (Go's compiler)", dlv_time * 1e3, "ms")
+    show("safedlv attach until the first answer", our_time * 1e3, "ms", f"{our_time / dlv_time:.3f} of dlv's time")
+
+
+def until_answer(command: list[str], pid: int) -> float:
+    began = time.perf_counter()
+    with attached(command, pid) as address:
+        client = JsonRpc(address)
+        client.call("GetVersion")
+        taken = time.perf_counter() - began
+        client.detach()
+    return taken
+
+
+@contextmanager
+def attached(command: list[str], pid: int) -> Iterator[str]:
+    process = subprocess.Popen([*command, "attach", "--headless", str(pid)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    yield process.stdout.readline().partition(": ")[2].strip()
+    process.communicate(timeout=60)
+
+
+@contextmanager
+def large_program() -> Iterator[int]:
+    """Go's own compiler, built with debug information: hundreds of thousands of lines. It waits for a file to compile."""
+    compiler = CACHE / "compile"
+    if not compiler.exists():
+        print("  building Go's compiler as a large program (about a minute) ...", flush=True)
+        subprocess.run(["go", "build", "-gcflags=all=-N -l", "-o", str(compiler), "cmd/compile"], check=True)
+    with TemporaryDirectory() as directory:
+        os.mkfifo(f"{directory}/in.go")
+        process = subprocess.Popen([str(compiler), "-p", "main", "-o", os.devnull, f"{directory}/in.go"])
+        try:
+            while not status(process.pid, "State").startswith("S"):
+                time.sleep(0.01)
+            yield process.pid
+        finally:
+            process.kill()
+            process.wait()
+
+
+# ------------------------------------------------------------ the probe
+
+
+def probe_stops(pid: int, times: int) -> None:
+    """For how long the probe holds the target."""
+    leader, others = [], []
+    for _ in range(times):
+        found = target.find(pid)
+        _, _, (held, held_threads), _ = runner.start(pid, found.procdir, found.before, 2.0).result()
+        found.close()
+        leader.append(held)
+        others.append(held_threads)
+    last = sorted(leader)[int(times * 0.99)]
+    show(f"the probe holds the target ({times} probes)", statistics.median(leader), "us", f"99th percentile {last} us")
+    show("and its other threads, one at a time, in all", statistics.median(others), "us")
+
+
+# ------------------------------------------------------------ the relay
+
+
+@contextmanager
+def session(dlv: str | None, pid: int) -> Iterator[JsonRpc]:
+    command = [dlv] if dlv else safedlv_command()
+    with attached(command, pid) as address:
+        client = JsonRpc(address)
+        client.call("GetVersion")
+        yield client
+        client.detach()
+
+
+def requests(client: JsonRpc, times: int) -> float:
+    return statistics.median(timed(lambda: client.call("State", NonBlocking=True)) for _ in range(times))
+
+
+def bulk(client: JsonRpc, times: int) -> float:
+    """Bytes per second of large answers: the list of all functions, asked for several times over."""
+
+    def once() -> int:
+        client.send("ListFunctions", Filter="", FollowCalls=0)
+        return len(client.file.readline())
+
+    size = once()
+    return size / statistics.median(timed(once) for _ in range(times))
+
+
+def memory(pid: int) -> None:
+    """Resident memory of the relay with ten clients."""
+    command = [*safedlv_command(), "attach", "--headless", "--accept-multiclient", str(pid)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    address = process.stdout.readline().partition(": ")[2].strip()
+    clients = [JsonRpc(address) for _ in range(10)]
+    for client in clients:
+        client.call("GetVersion")
+    show("resident memory of the relay, ten clients", int(status(process.pid, "VmRSS").split()[0]) / 1024, "MiB")
+    for client in clients[1:]:
+        client.close()
+    clients[0].detach()
+    process.communicate(timeout=60)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
