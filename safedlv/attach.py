@@ -8,6 +8,7 @@ something is wrong (facts, diagnosis, reports, attrs) is imported where it is us
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
@@ -54,6 +55,7 @@ def _probe(
     probe = runner.start(found.pid, found.procdir, found.before, line.number("probe-timeout", STOP_WITHIN))
     try:
         listener = listener or _listener(line)
+        importlib.import_module("safedlv.session.launch")  # needed next; the probe takes as long as this
     finally:
         attempt = probe.result()
     return attempt, listener
@@ -102,7 +104,7 @@ def _session(dlv: str, line: CommandLine, found: Found, listener: Listener | Non
     from safedlv.facts.delve_path import delve_version_from_binary
     from safedlv.session import launch
 
-    version = delve_version_from_binary(dlv)
+    version = delve_version_from_binary(dlv) or _version_as_it_says(dlv)
     close = [found.procdir] if listener is None else [found.procdir, listener.sock.fileno()]
     log = _open_log(line)
     launch.hold_signals()
@@ -200,6 +202,14 @@ def _delve() -> str:
             "go install github.com/go-delve/delve/cmd/dlv@latest, or name one with SAFEDLV_DLV=/path/to/dlv",
         )
     return dlv
+
+
+def _version_as_it_says(dlv: str) -> str | None:
+    """The version of a dlv that was built without module information, as the distributions build it."""
+    from safedlv.facts.delve_asked import ask_version
+
+    version = ask_version(dlv, 5.0)
+    return version if isinstance(version, str) else None
 
 
 def _is_for_dlv_to_refuse(line: CommandLine) -> bool:

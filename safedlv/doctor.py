@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 
@@ -35,6 +36,8 @@ def doctor(words: list[str]) -> int:
     else:
         from safedlv.report.text import report
 
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # names may hold what this terminal's encoding has not
         sys.stdout.write(report(diagnosis, colour=sys.stdout.isatty()))
     return EXIT_CODES[diagnosis.verdict]
 

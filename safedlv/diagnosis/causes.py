@@ -171,7 +171,7 @@ def not_go(e: Evidence) -> Cause | None:
 
 def no_debug_info(e: Evidence) -> Cause | None:
     """Stripped: no DWARF."""
-    if e.binary is None or _is_go(e) is not True or e.binary.has_dwarf is not False:
+    if e.binary is None or _is_go(e) is not True or e.binary.has_dwarf is not False or wrong_process(e):
         return None
     what = f"{_path(e)} has no debug information: no source lines, no variables"
     return Cause("no-debug-info", "observed", what, ("no .debug_info section: built with -ldflags=-w or stripped",))
@@ -179,7 +179,7 @@ def no_debug_info(e: Evidence) -> Cause | None:
 
 def optimized(e: Evidence) -> Cause | None:
     """Built without -N -l."""
-    if e.binary is None or e.binary.optimized is not True or e.binary.has_dwarf is False:
+    if e.binary is None or e.binary.optimized is not True or e.binary.has_dwarf is False or wrong_process(e):
         return None
     what = f"{_path(e)} was built with optimisations: variables may be missing, lines may jump"
     return Cause("optimized", "observed", what, ('not built with -gcflags="all=-N -l"',))
@@ -187,7 +187,7 @@ def optimized(e: Evidence) -> Cause | None:
 
 def delve_version(e: Evidence) -> Cause | None:
     """This dlv does not support the Go that built the target."""
-    if e.delve is None or e.binary is None or e.delve_supports is not False:
+    if e.delve is None or e.binary is None or e.delve_supports is not False or wrong_process(e):
         return None
     what = (
         f"dlv {_text(e.delve.version)} supports Go {_text(e.delve.min_go)} to {_text(e.delve.max_go)}; "
@@ -207,8 +207,17 @@ BLOCKING: tuple[Row, ...] = (
 )
 DEGRADING: tuple[Row, ...] = (wrong_process, not_go, no_debug_info, optimized, delve_version)
 BLOCKED_IDS = frozenset(
-    ["no-such-process", "hidepid", "zombie", "kernel-thread", "self-attach", "already-traced", "frozen"]
-    + ["uninterruptible", "delve-missing"]
+    {
+        "no-such-process",
+        "hidepid",
+        "zombie",
+        "kernel-thread",
+        "self-attach",
+        "already-traced",
+        "frozen",
+        "uninterruptible",
+        "delve-missing",
+    }
 )
 
 

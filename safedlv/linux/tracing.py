@@ -84,11 +84,12 @@ def signal_info(tid: int) -> tuple[int, int] | None:
     return _siginfo[2], _siginfo[4]
 
 
-def get_registers(tid: int) -> bytes:
-    """The general registers of a stopped tracee (PTRACE_GETREGSET, NT_PRSTATUS). Raises OSError."""
+def get_registers(tid: int) -> int:
+    """Read the general registers of a stopped tracee (PTRACE_GETREGSET, NT_PRSTATUS); their size. Raises OSError."""
     _register_iovec.len = ctypes.sizeof(_registers)
     ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, ctypes.addressof(_register_iovec))
-    return bytes(_registers)[: _register_iovec.len]
+    size: int = _register_iovec.len
+    return size
 
 
 def tgkill(tgid: int, tid: int, signal: int) -> None:
@@ -126,8 +127,12 @@ def process_vm_readv(pid: int, addr: int, size: int) -> bytes:
 
 
 def warm() -> None:
-    """Go through ctypes and waitpid once, with calls that concern nobody."""
+    """Go through ctypes and waitpid once, with calls that concern nobody, and touch the buffers of the others."""
     _libc.getppid()
+    ctypes.set_errno(0)
+    ctypes.addressof(_register_iovec)
+    _registers[0] = _registers[255] = 0
+    _siginfo[2] = _siginfo[4] = 0
     try:
         os.waitpid(-1, os.WNOHANG | WALL)
     except ChildProcessError:

@@ -81,9 +81,9 @@ def _join(d: Diagnosis) -> str:
 def _steps(attempt: Attempt) -> list[str]:
     lines = ["What was tried:"]
     for step in attempt.steps:
-        lines.append(f"  {_step_mark(step)}  {CALLS[step.step]}{_outcome(step)}")
+        lines += _step_lines(step)
     failed = [step for step in attempt.needs if not step.ok]
-    lines += [f"  {_step_mark(step)}  {CALLS.get(step.step, step.step)}{_outcome(step)}" for step in failed]
+    lines += [line for step in failed for line in _step_lines(step)]
     if attempt.needs and not failed:
         others = f"  ok    all {len(attempt.needs)} other things that dlv needs (registers, memory, files, threads)"
         lines += _wrap(others, "", hang="        ")
@@ -96,12 +96,10 @@ def _steps(attempt: Attempt) -> list[str]:
     return lines
 
 
-def _step_mark(step: Step) -> str:
-    return "ok  " if step.ok else "FAIL"
-
-
-def _outcome(step: Step) -> str:
-    return f" ({step.us} us)" if step.ok else f": {step.errno} ({_words(step)})"
+def _step_lines(step: Step) -> list[str]:
+    mark, call = "ok  " if step.ok else "FAIL", CALLS.get(step.step, step.step)
+    outcome = f" ({step.us} us)" if step.ok else f": {step.errno} ({_words(step)})"
+    return _wrap(f"  {mark}  {call}{outcome}", "", hang="        ")
 
 
 def _words(step: Step) -> str:

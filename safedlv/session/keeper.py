@@ -102,7 +102,7 @@ class Keeper:
                 os.kill(self.target, SIGCONT)
 
     def _voice(self) -> tuple[socket.socket, bytes] | None:
-        """A connection on which dlv can be told to halt or go on: its client's, or one of our own where it takes many."""
+        """A connection to tell dlv to halt or go on by: its client's, or one of our own where it takes many."""
         if self.multi:
             connection = self._connect()
             return (connection, b"{") if connection else None

@@ -87,7 +87,7 @@ def release_signals() -> None:
 def start(dlv: str, version: str | None, line: CommandLine, pid: int, *, terminal: bool, close: list[int]) -> Delve:
     """Start ``dlv attach pid`` headless on a private address. Raises SafedlvError when that is impossible."""
     directory = _private_directory()
-    unix = version is None or _number(version) >= UNIX_SINCE
+    unix = version is not None and _number(version) >= UNIX_SINCE  # TCP works with every dlv
     multi = line.on("accept-multiclient") and not terminal
     keeper_pid, lifeline = keeper.start(directory, pid, multi=multi, close=close)
     log_read, log_write = os.pipe()

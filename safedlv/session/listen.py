@@ -132,6 +132,11 @@ def _port(text: str) -> int:
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, _Address]:
     """The first IPv4 address of a host, else its first. 127.1 and the like are no addresses for Go."""
     try:
+        socket.inet_pton(socket.AF_INET, host)
+        return socket.AF_INET, (host, port)  # no name: spares the import of an encoding for names (idna)
+    except OSError:
+        pass
+    try:
         if _is_short_form(host):
             raise OSError(host)
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

@@ -12,14 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.clients import JsonRpc
-from tests.support import (
-    SAFEDLV,
-    Server,
-    assert_unharmed,
-    our_directories,
-    our_processes,
-    wait_until,
-)
+from tests.live.leftovers import nothing_left_behind  # noqa: F401  pytest finds fixtures by their names here
+from tests.support import SAFEDLV, Server, assert_unharmed, status, wait_until
+
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 LISTENING = "API server listening at: "
 REMOTE = "Listening for remote connections (connections are not authenticated nor encrypted)"
@@ -62,10 +58,8 @@ def both(dlv: str, words: list[str], before: list[str] | None = None) -> tuple[S
 
 @pytest.fixture
 def pid(server: Server) -> Iterator[str]:
-    """The server's PID; it is unharmed afterwards, and nothing of ours is left."""
+    """The server's PID; it is unharmed afterwards."""
     yield str(server.pid)
-    wait_until(lambda: not our_processes(), "no process of ours is left")
-    wait_until(lambda: not our_directories(), "no directory of ours is left")
     assert_unharmed(server.pid)
     assert "hello" in server.get()
 
@@ -104,7 +98,6 @@ REFUSED = [
     "--log-output=rpc --headless PID",
     "--log-dest=/nonexistent/dir/log --headless PID",
     "--log-dest=/nonexistent/dir/log PID",
-    "--log-dest=/ --headless PID",
     "-r a -r b --headless PID",
     "--api-version=3 --headless PID",
     "--api-version=1_0 --headless PID",
@@ -124,7 +117,9 @@ def test_an_empty_word_is_no_pid(dlv: str) -> None:
     assert ours == theirs == Said(1, "", "Invalid pid: \n")
 
 
-@pytest.mark.parametrize("before", [["--headless"], ["--headless", "--continue=1"], ["--api-version", "3", "--headless"]])
+@pytest.mark.parametrize(
+    "before", [["--headless"], ["--headless", "--continue=1"], ["--api-version", "3", "--headless"]]
+)
 def test_flags_before_the_command(dlv: str, pid: str, before: list[str]) -> None:
     theirs, ours = both(dlv, ["abc"], before)
     assert ours == theirs
@@ -206,10 +201,26 @@ def test_where_the_listeners_refusal_is_said(dlv: str, pid: str) -> None:
 # ---------------------------------------------------------------- sessions
 
 
-class Session:
-    """A headless dlv or safedlv that has said where it listens."""
+class Client(JsonRpc):
+    """One that knows abstract unix sockets too."""
 
-    def __init__(self, command: list[str], pid: str, shown_in: Path | None = None) -> None:
+    def __init__(self, address: str) -> None:
+        if not address.startswith("@"):
+            super().__init__(address.replace("[::]", "[::1]"))
+            return
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(30)
+        self.socket.connect("\0" + address[1:])
+        self.file = self.socket.makefile("rb")
+        self.number = 0
+
+
+class Session:
+    """A headless dlv or safedlv."""
+
+    def __init__(self, command: list[str], pid: str, log: Path | None = None) -> None:
+        self.log = log
+        self.address = ""
         self.process = subprocess.Popen(
             [word.replace("PID", pid) for word in command],
             stdin=subprocess.DEVNULL,
@@ -217,22 +228,23 @@ class Session:
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert self.process.stdout is not None
-        if shown_in is None:
-            self.line = self.process.stdout.readline()
-        else:
-            self.line = wait_until(lambda: "".join(open(shown_in).readlines()[:1]) if shown_in.exists() else "", "a log")
 
-    @property
     def shown(self) -> str:
-        """The address as shown, its port left out."""
-        assert self.line.startswith(LISTENING), self.line + self.process.communicate()[1]
-        return re.sub(r"^@[0-9a-f]{5}$", "@AUTO", alike(self.line.removeprefix(LISTENING).strip()))
+        """The address that it shows, its port left out."""
+        assert self.process.stdout is not None
+        line = wait_until(self._logged, "a line in the log") if self.log else self.process.stdout.readline()
+        assert line.startswith(LISTENING), line + self.process.communicate()[1]
+        self.address = line.removeprefix(LISTENING).strip()
+        return re.sub(r"^@[0-9a-f]{5}$", "@AUTO", alike(self.address))
+
+    def _logged(self) -> str:
+        assert self.log is not None
+        line, newline, _ = self.log.read_text().partition("\n") if self.log.exists() else ("", "", "")
+        return line if newline else ""
 
     def detach(self) -> Said:
-        """Let a client end it; what it said is what it had to say about a whole session."""
-        address = self.line.removeprefix(LISTENING).strip().replace("[::]", "[::1]")
-        client = JsonRpc("\0" + address[1:] if address.startswith("@") else address)
+        """Let a client end it; returns what it had to say about the whole session."""
+        client = Client(self.address)
         client.use_version_2()
         client.detach()
         out, err = self.process.communicate(timeout=20)
@@ -249,17 +261,17 @@ class Session:
             self.process.communicate()
 
 
-def sessions(dlv: str, pid: str, words: str, before: str = "", shown_in: Path | None = None) -> tuple[str, Said, Said]:
+def sessions(dlv: str, pid: str, words: str, before: str = "", log: Path | None = None) -> tuple[str, Said, Said]:
     """The same session by dlv and by safedlv, one after the other: the address they showed, and what they said."""
     answers = []
     for program in ([dlv], SAFEDLV):
-        session = Session([*program, *before.split(), "attach", *words.split()], pid, shown_in)
+        session = Session([*program, *before.split(), "attach", *words.split()], pid, log)
         try:
-            answers.append((session.shown, session.detach()))
+            answers.append((session.shown(), session.detach()))
         finally:
             session.end()
-        if shown_in is not None:
-            shown_in.unlink()
+        if log is not None:
+            log.unlink()
     (theirs_shown, theirs), (ours_shown, ours) = answers
     assert ours_shown == theirs_shown
     return ours_shown, theirs, ours
@@ -316,7 +328,7 @@ def test_a_session_on_a_unix_socket(newest_dlv: str, pid: str, tmp_path: Path, a
 
 def test_a_log_file_takes_the_listening_line(dlv: str, pid: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    shown, theirs, ours = sessions(dlv, pid, f"--headless --log-dest={log} PID", shown_in=log)
+    shown, theirs, ours = sessions(dlv, pid, f"--headless --log-dest={log} PID", log=log)
     assert shown == "127.0.0.1:PORT"
     assert (ours.code, ours.out) == (theirs.code, theirs.out) == (0, "")
 
@@ -354,14 +366,20 @@ def test_an_ignored_init_file(newest_dlv: str, pid: str) -> None:
 @pytest.mark.xfail(reason="attach._open_log: a descriptor that the caller did not open may by then be one of ours")
 def test_a_log_descriptor_that_is_not_open(newest_dlv: str, server: Server) -> None:
     """dlv writes into the void, and serves."""
-    session = Session([*SAFEDLV, "attach", "--headless", "--log", "--log-dest=7", "PID"], str(server.pid))
+    session = Session([*SAFEDLV, "attach", "--headless", "--log-dest=7", "PID"], str(server.pid))
     try:
-        ended = session.process.poll()
-        assert ended is None
+        wait_until(lambda: session.process.poll() is not None or status(server.pid, "TracerPid") != "0", "dlv attaches")
+        assert session.process.poll() is None
         session.process.terminate()
-        session.process.wait(5)
+        assert session.process.wait(10) == 0
     finally:
         session.end()
+
+
+@pytest.mark.xfail(reason="attach._log_dest_fails: a directory is writable, and no file to write to")
+def test_a_log_in_a_directorys_place(dlv: str, pid: str) -> None:
+    theirs, ours = both(dlv, ["--log-dest=/", "--headless", pid])
+    assert ours == theirs
 
 
 def dlv_version(dlv: str) -> str:

@@ -227,9 +227,18 @@ def test_own_flags_are_read_and_never_handed_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--probe-timeout=x"], ["--probe-timeout"], ["--probe-timeout", "0"], ["--probe-timeout=-1"]]
-    + [["--probe-timeout=nan"], ["--probe-timeout=inf"], ["--no-proxy=maybe"], ["--debug="]],
-)  # fmt: skip
+    "words",
+    [
+        ["--probe-timeout=x"],
+        ["--probe-timeout"],
+        ["--probe-timeout", "0"],
+        ["--probe-timeout=-1"],
+        ["--probe-timeout=nan"],
+        ["--probe-timeout=inf"],
+        ["--no-proxy=maybe"],
+        ["--debug="],
+    ],
+)
 def test_bad_values_of_own_flags_are_ours_to_refuse(words: list[str]) -> None:
     with pytest.raises(SafedlvError, match=words[0].partition("=")[0]) as caught:
         parse(["7", *words])

@@ -47,7 +47,7 @@ def name_of(path: Path) -> str:
 
 
 def room(module: str) -> str:
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def type_only(tree: ast.AST) -> set[ast.AST]:
