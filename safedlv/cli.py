@@ -6,7 +6,7 @@ import os
 import sys
 
 from safedlv import __version__
-from safedlv.errors import SafedlvError
+from safedlv.errors import InDlvsWordsError, SafedlvError
 
 HELP = """\
 safedlv: a drop-in for `dlv attach` that explains a refused attach and never harms the target
@@ -27,6 +27,9 @@ def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     try:
         return _run(words)
+    except InDlvsWordsError as error:
+        sys.stdout.write(f"{error.sentence}\n")
+        return error.code
     except SafedlvError as error:
         if TRACEBACKS in words:
             raise

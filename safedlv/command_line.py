@@ -223,13 +223,16 @@ def words_for_dlv(words: list[str]) -> list[str]:
     kept: list[str] = []
     rest = iter(words)
     for word in rest:
-        name, equals, _ = word.removeprefix("--").partition("=")
+        name, equals = SHORTHANDS.get(word[1:], "") if word.startswith("-") else "", ""
+        if word.startswith("--"):
+            name, equals, _ = word[2:].partition("=")
+        taken = [word]
         if word == "--":
-            kept += [word, *rest]
-        elif not word.startswith("--") or name not in OWN_FLAGS:
-            kept.append(word)
-        elif OWN_FLAGS[name] != "bool" and not equals:
-            next(rest, None)
+            taken += rest
+        elif not equals and {**DLV_FLAGS, **OWN_FLAGS}.get(name, "bool") != "bool":
+            taken += [value for value in [next(rest, None)] if value is not None]
+        if name not in OWN_FLAGS:
+            kept += taken
     return kept
 
 

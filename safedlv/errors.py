@@ -23,6 +23,10 @@ class UsageError(SafedlvError):
         super().__init__(sentence, hint, code=2)
 
 
+class InDlvsWordsError(SafedlvError):
+    """A failure that dlv has a sentence for: said as dlv says it, on stdout and without our name."""
+
+
 def printable(text: str | bytes, limit: int = 200) -> str:
     """Text of another process made safe to show: control characters escaped, length limited.
 

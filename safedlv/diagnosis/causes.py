@@ -129,7 +129,8 @@ def uninterruptible(e: Evidence) -> Cause | None:
     """State D, or a vfork parent: the stop comes only when the sleep ends. Counts when the stop did not come."""
     timed_out = e.attempt is not None and any(s.errno == "TIMEOUT" for s in e.attempt.steps + e.attempt.needs)
     vfork = e.facts is not None and e.facts.vfork_parent is True
-    if not (vfork or _status(e).state == "D") or (e.attempt is not None and not timed_out):
+    asleep = _status(e).state == "D" and frozen_cgroup(e) is None  # the v1 freezer's processes are in state D too
+    if not (vfork or asleep) or (e.attempt is not None and not timed_out):
         return None
     why = "it waits in vfork for its child to exec or exit" if vfork else "it sleeps uninterruptibly (state D)"
     seen = (f"State: {_status(e).state} in /proc/{e.pid}/status",)

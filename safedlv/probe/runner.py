@@ -16,7 +16,8 @@ import select
 import time
 
 from safedlv.linux.tracing import SIGCONT, SIGSTOP
-from safedlv.probe.sequence import STEPS, Progress, RawStep, Sequence, TargetGoneError, rehearse
+from safedlv.probe.rehearsal import rehearse
+from safedlv.probe.sequence import STEPS, Progress, RawStep, Sequence, TargetGoneError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

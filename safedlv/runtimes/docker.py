@@ -31,7 +31,7 @@ def container_process(text: str) -> int:
 
 
 def _first_process(name: str) -> int:
-    state = _inspect(name).get("State") or {}
+    state = _inspect(name)
     pid = state.get("Pid")
     if not isinstance(pid, int) or pid <= 0:
         status = printable(str(state.get("Status") or "not running"))
@@ -47,7 +47,7 @@ def _first_process(name: str) -> int:
 
 
 def _inspect(name: str) -> dict[str, Any]:
-    """What the engine says about a container. Every way in which it may not answer becomes a sentence."""
+    """What the engine says about a container's state. Every way in which it may not answer becomes a sentence."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the packages it imports, about each other's versions
         import docker  # type: ignore[import-untyped,unused-ignore]
@@ -56,7 +56,7 @@ def _inspect(name: str) -> dict[str, Any]:
     client = None
     try:
         client = docker.from_env(timeout=ENGINE_SECONDS)
-        found: dict[str, Any] = client.api.inspect_container(name)
+        found = client.api.inspect_container(name)
     except NotFound as error:
         raise UsageError(f"there is no container {printable(name)}", "docker ps lists those that run") from error
     except APIError as error:
@@ -67,7 +67,10 @@ def _inspect(name: str) -> dict[str, Any]:
     finally:
         if client is not None:
             client.close()
-    return found
+    state = found.get("State") if isinstance(found, dict) else None
+    if not isinstance(state, dict):
+        raise _unreachable(ValueError("it answered something else than the state of a container"))
+    return state
 
 
 def _unreachable(error: BaseException) -> SafedlvError:

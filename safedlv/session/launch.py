@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 UNIX_SINCE = (1, 23)  # the first dlv that listens on unix sockets (cmd/dlv/cmds/commands.go: netListen)
 # What we say ourselves to our dlv, whatever the user said to us.
-OURS = ("listen", "log-dest", "headless", "waitfor", "waitfor-interval", "waitfor-duration", "init", "continue")
+OURS = ("listen", "log-dest", "headless", "waitfor", "waitfor-interval", "waitfor-duration", "continue")
 LEAVING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end a session in order. Held back (``hold_signals``) until somebody is there to act on them."""
 LISTENING = b"API server listening at: "
@@ -110,7 +110,7 @@ def start(dlv: str, version: str | None, line: CommandLine, pid: int, *, termina
 
 def arguments(dlv: str, line: CommandLine, pid: int, address: str, log: int, *, terminal: bool) -> list[str]:
     """The command line of our dlv: the user's flags, and ours in place of those that are ours to say."""
-    ours = [*OURS, "accept-multiclient"] if terminal else list(OURS)
+    ours = [*OURS, "accept-multiclient", "init"] if terminal else list(OURS)
     flags = line.handed_on(ours)
     if terminal and "api-version" not in line.flags:
         flags.append("--api-version=2")  # what dlv connect speaks; the default was 1 before dlv 1.24

@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 
-from safedlv.errors import SafedlvError, printable
+from safedlv.errors import InDlvsWordsError, SafedlvError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,14 +28,15 @@ class Listener:
         self.sock = sock
         self.shown = shown
         self.unix_path = unix_path
-        self.loopback = sock.family == socket.AF_UNIX or _is_loopback(sock)
+        """An absolute path, or ``@name`` in the abstract namespace; empty for TCP."""
+        self.loopback = bool(unix_path) or _is_loopback(sock)
 
     def close(self) -> None:
         """Stop listening; a unix socket's path goes too, as with Go's listeners."""
         if self.sock.fileno() == -1:
             return
         self.sock.close()
-        if self.unix_path:
+        if self.unix_path.startswith("/"):
             try:
                 os.unlink(self.unix_path)
             except FileNotFoundError:
@@ -47,7 +48,7 @@ def listen(address: str) -> Listener:
     try:
         return _listen_unix(address.removeprefix(UNIX)) if address.startswith(UNIX) else _listen_tcp(address)
     except SafedlvError as error:
-        raise SafedlvError(f"couldn't start listener: {printable(error.sentence, 1000)}") from error
+        raise InDlvsWordsError(f"couldn't start listener: {printable(error.sentence, 1000)}") from error
 
 
 def _listen_unix(path: str) -> Listener:
@@ -61,7 +62,7 @@ def _listen_unix(path: str) -> Listener:
         raise SafedlvError(f"listen unix {path}: bind: {_go_text(error)}") from error
     if not path:
         path = "@" + os.fsdecode(sock.getsockname()[1:])
-    return Listener(sock, path, "" if path.startswith("@") else os.path.abspath(path))
+    return Listener(sock, path, path if path.startswith("@") else os.path.abspath(path))
 
 
 def _listen_tcp(address: str) -> Listener:

@@ -24,9 +24,9 @@ class Program:
     """One of the programs beside this file, running and ready."""
 
     def __init__(self, name: str, *words: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(PROGRAMS / name), *words], stdout=subprocess.PIPE, text=True
-        )
+        # A group of its own with its parent in another: SIGTSTP does not stop an orphaned process group (setpgid(2)).
+        command = [sys.executable, str(PROGRAMS / name), *words]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
         self.pid = self.process.pid

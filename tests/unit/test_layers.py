@@ -27,6 +27,7 @@ RANKS = {
     "target": 3,
     "wrappers": 3,
     "waitfor": 3,
+    "delegate": 3,
     "facts": 3,
     "probe": 3,
     "sibling": 3,
