@@ -107,9 +107,8 @@ def _explain(found: Found, attempt: runner.RawAttempt | None, listener: Listener
 def _session(dlv: str, line: CommandLine, found: Found, listener: Listener | None, log: int) -> int:
     from safedlv.session import launch
 
-    close = [found.procdir] if listener is None else [found.procdir, listener.sock.fileno()]
     launch.hold_signals()
-    delve = launch.start(dlv, delegate.version_of(dlv), line, found.pid, terminal=listener is None, close=close)
+    delve = launch.start(dlv, delegate.version_of(dlv), line, found, listener)
     try:
         if listener is None:
             from safedlv.session.terminal import run_terminal

@@ -31,11 +31,15 @@ DLV, CONNECTION = b"d", b"c"
 """What is said on the lifeline: dlv's PID; the first byte of a connection, with a copy of the connection."""
 
 
-def start(directory: str, target: int, *, multi: bool, close: list[int]) -> tuple[int, socket.socket]:
+def start(
+    directory: str, target: int, *, multi: bool, close: list[int], socket_path: str = ""
+) -> tuple[int, socket.socket]:
     """Fork the keeper of ``directory``; returns (its PID, our end of its lifeline).
 
     ``close``: descriptors that the keeper must not hold, so that whoever waits for their end is not kept waiting.
+    ``socket_path``: a unix socket that safedlv listens on and would leave behind when it is killed.
     """
+    left_behind = (socket_path, os.stat(socket_path).st_ino) if socket_path else None
     keeper_end, lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid:
@@ -50,6 +54,8 @@ def start(directory: str, target: int, *, multi: bool, close: list[int]) -> tupl
         for fd in (0, 1, 2):
             os.dup2(nowhere, fd)
         Keeper(directory, target, multi=multi).keep(keeper_end)
+        if left_behind is not None:
+            _remove_socket(*left_behind)
     finally:
         os._exit(0)
     raise AssertionError  # never reached
@@ -154,6 +160,13 @@ class Keeper:
             with contextlib.suppress(OSError):
                 return socket.create_connection(("127.0.0.1", port), timeout=5)
         return None
+
+
+def _remove_socket(path: str, inode: int) -> None:
+    """Remove the socket that a killed safedlv left, if it is still that one."""
+    with contextlib.suppress(OSError):
+        if os.stat(path).st_ino == inode:
+            os.unlink(path)
 
 
 def _asleep(pid: int) -> bool:

@@ -13,6 +13,8 @@ from safedlv.session import keeper
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from safedlv.command_line import CommandLine
+    from safedlv.session.listen import Listener
+    from safedlv.target import Found
 
 UNIX_SINCE = (1, 23)  # the first dlv that listens on unix sockets (cmd/dlv/cmds/commands.go: netListen)
 # What we say ourselves to our dlv, whatever the user said to us.
@@ -84,12 +86,18 @@ def release_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, LEAVING)
 
 
-def start(dlv: str, version: str | None, line: CommandLine, pid: int, *, terminal: bool, close: list[int]) -> Delve:
-    """Start ``dlv attach pid`` headless on a private address. Raises SafedlvError when that is impossible."""
+def start(dlv: str, version: str | None, line: CommandLine, found: Found, listener: Listener | None) -> Delve:
+    """Start ``dlv attach`` headless on a private address; ``listener``: where clients come in, None for a terminal.
+
+    Raises SafedlvError when that is impossible.
+    """
+    pid, terminal = found.pid, listener is None
     directory = _private_directory()
     unix = version is not None and _number(version) >= UNIX_SINCE  # TCP works with every dlv
     multi = line.on("accept-multiclient") and not terminal
-    keeper_pid, lifeline = keeper.start(directory, pid, multi=multi, close=close)
+    close = [found.procdir] if listener is None else [found.procdir, listener.sock.fileno()]
+    path = listener.unix_path if listener is not None and listener.unix_path.startswith("/") else ""
+    keeper_pid, lifeline = keeper.start(directory, pid, multi=multi, close=close, socket_path=path)
     log_read, log_write = os.pipe()
     try:
         os.mkdir(directory, 0o700)

@@ -74,6 +74,23 @@ def test_kill_of_the_terminal(newest_dlv: str, server: Server) -> None:
         assert "hello" in server.get()
 
 
+def test_kill_leaves_no_socket(newest_dlv: str, server: Server, tmp_path: Path) -> None:
+    """Not even the one that the user named: it would make the next start fail."""
+    path = tmp_path / "socket"
+    for _ in range(2):
+        process = subprocess.Popen(
+            [*SAFEDLV, "attach", "--headless", f"--listen=unix:{path}", str(server.pid)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"API server listening at: {path}\n"
+        process.kill()
+        process.communicate()
+        assert_left_nothing(server.pid)
+        assert not path.exists()
+
+
 @pytest.mark.timeout(600)
 def test_kill_during_the_probe_of_a_frozen_target(newest_dlv: str) -> None:
     """The hardest moment: ATTACH was accepted, the stop has not come. The probe's child cleans up alone."""

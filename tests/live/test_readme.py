@@ -50,7 +50,11 @@ def test_demo(newest_dlv: str) -> None:
     require(os.path.exists(f"{there}/dlv"), "needs a dlv of that name")
     environment = {**os.environ, "PATH": f"{here}:{there}:{os.environ['PATH']}"}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "demo.py")], capture_output=True, text=True, check=False, env=environment
+        [sys.executable, str(ROOT / "examples" / "demo.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     told = [plain(line) for line in done.stdout.splitlines()]

@@ -191,6 +191,29 @@ def test_terminal_keys(newest_dlv: str, server: Server) -> None:
     assert_left_nothing(server.pid)
 
 
+def test_a_wrapper_is_answered_with_its_go_child(newest_dlv: str, server_binary: Path) -> None:
+    """sh started the server: on a terminal the server itself is offered, and taken on Enter."""
+    shell = subprocess.Popen(["sh", "-c", f"{server_binary} & wait"], stdout=subprocess.PIPE, process_group=0)
+    try:
+        assert shell.stdout is not None
+        assert shell.stdout.readline()
+        terminal = pexpect.spawn(SAFEDLV[0], [*SAFEDLV[1:], "attach", str(shell.pid)], timeout=30, encoding="utf-8")
+        terminal.expect(r"Attach to (\d+) instead\? \[Y/n\] ")
+        child = int(terminal.match.group(1))
+        terminal.sendline("")
+        terminal.expect_exact("(dlv) ")
+        terminal.sendline("exit")
+        terminal.expect_exact("Would you like to kill the process?")
+        terminal.sendline("n")
+        terminal.expect(pexpect.EOF)
+        terminal.close()
+        assert status(child, "Name") == "server"
+        assert_left_nothing(child)
+    finally:
+        os.killpg(shell.pid, signal.SIGKILL)
+        shell.communicate()
+
+
 def _cmdline(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
