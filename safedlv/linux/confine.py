@@ -9,7 +9,9 @@ process.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+from collections.abc import Callable
 from typing import Final
 
 # Flags of unshare(2), setns(2), clone(2), by the namespace's name in /proc/PID/ns (include/uapi/linux/sched.h).
@@ -21,6 +23,7 @@ CLONE_NEW: Final = {
     "ipc": 0x08000000,
     "uts": 0x04000000,
     "cgroup": 0x02000000,
+    "time": 0x00000080,
 }
 
 MS_NOSUID: Final = 0x2
@@ -52,9 +55,18 @@ _LANDLOCK_CREATE_RULESET_VERSION: Final = 1 << 0
 # Only the calls that the C library has no wrapper for (arch/x86/entry/syscalls/syscall_64.tbl,
 # include/uapi/asm-generic/unistd.h).
 _SYSCALLS: Final = {
-    "x86_64": {"seccomp": 317, "landlock_create_ruleset": 444, "landlock_restrict_self": 446},
-    "aarch64": {"seccomp": 277, "landlock_create_ruleset": 444, "landlock_restrict_self": 446},
+    machine: {
+        "seccomp": seccomp,
+        "fsopen": 430,
+        "fsconfig": 431,
+        "fsmount": 432,
+        "landlock_create_ruleset": 444,
+        "landlock_restrict_self": 446,
+    }
+    for machine, seccomp in (("x86_64", 317), ("aarch64", 277))
 }
+_FSCONFIG_CMD_CREATE: Final = 6  # include/uapi/linux/mount.h
+_FS_CLOEXEC: Final = 1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
@@ -122,6 +134,43 @@ def mount(source: str, target: str, kind: str | None, flags: int) -> None:
     encoded = None if kind is None else kind.encode()
     result = _libc.mount(source.encode(), os.fsencode(target), encoded, flags, None)
     _checked(result, f"mount({source}, {target}, {kind}, {flags:#x})")
+
+
+def mount_detached(kind: str) -> int:
+    """A close-on-exec descriptor of a new file system that is mounted nowhere (fsopen(2), fsmount(2); Linux 5.2).
+
+    A ``proc`` made so shows the PID namespace that the caller is in. Raises OSError: EPERM without CAP_SYS_ADMIN over
+    the caller's mount namespace, or where the caller's own /proc is masked (mount_too_revealing in fs/namespace.c).
+    """
+    name = ctypes.create_string_buffer(kind.encode())
+    context = _syscall("fsopen", ctypes.addressof(name), _FS_CLOEXEC, call=f"fsopen({kind})")
+    try:
+        _syscall("fsconfig", context, _FSCONFIG_CMD_CREATE, 0, 0, 0, call=f"fsconfig({kind}, FSCONFIG_CMD_CREATE)")
+        return _syscall("fsmount", context, _FS_CLOEXEC, 0, call=f"fsmount({kind})")
+    finally:
+        os.close(context)
+
+
+# ---------------------------------------------------------------- ids that the os module does not know
+
+
+def setfsuid(uid: int) -> None:
+    """Set the filesystem uid, which every change of the effective uid sets too (setfsuid(2)). Raises PermissionError.
+
+    The call itself never fails: a second one, that changes nothing, tells what the id is.
+    """
+    _set_filesystem_id("setfsuid", _libc.setfsuid, uid)
+
+
+def setfsgid(gid: int) -> None:
+    """The same for the filesystem gid (setfsgid(2)). Raises PermissionError."""
+    _set_filesystem_id("setfsgid", _libc.setfsgid, gid)
+
+
+def _set_filesystem_id(name: str, call: Callable[[int], int], wanted: int) -> None:
+    call(wanted)
+    if call(-1) & 0xFFFFFFFF != wanted:
+        raise PermissionError(errno.EPERM, f"{name}({wanted}): {os.strerror(errno.EPERM)}")
 
 
 # ---------------------------------------------------------------- capabilities

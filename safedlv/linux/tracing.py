@@ -26,10 +26,15 @@ PTRACE_DETACH: Final = 17
 PTRACE_SETOPTIONS: Final = 0x4200
 PTRACE_GETSIGINFO: Final = 0x4202
 PTRACE_GETREGSET: Final = 0x4204
+PTRACE_SEIZE: Final = 0x4206
+PTRACE_INTERRUPT: Final = 0x4207
+PTRACE_SECCOMP_GET_FILTER: Final = 0x420C
 PTRACE_O_TRACECLONE: Final = 0x8
+PTRACE_EVENT_STOP: Final = 128
 
 NT_PRSTATUS: Final = 1  # include/uapi/linux/elf.h
 WALL: Final = 0x40000000  # __WALL: wait for threads of other processes too (wait(2))
+_BPF_MAXINSNS: Final = 4096  # include/uapi/linux/bpf_common.h; an instruction has 8 bytes
 SIGCONT: Final = 18  # the same on every architecture Go supports but MIPS; ``signal`` costs an import of enum
 SIGSTOP: Final = 19
 SI_KERNEL: Final = 0x80  # PTRACE_ATTACH's own SIGSTOP carries this code (kernel/ptrace.c: SEND_SIG_PRIV)
@@ -92,6 +97,20 @@ def get_registers(tid: int) -> int:
     return size
 
 
+def seccomp_filter(tid: int, index: int) -> bytes:
+    """One seccomp program of a stopped tracee, the one that was loaded first at index 0 (PTRACE_SECCOMP_GET_FILTER).
+
+    Raises OSError: ENOENT beyond the last one, EACCES for a caller without CAP_SYS_ADMIN or with a filter of its own,
+    EMEDIUMTYPE for a program that the kernel did not keep, EIO where it is built without CONFIG_CHECKPOINT_RESTORE.
+    """
+    buffer = ctypes.create_string_buffer(8 * _BPF_MAXINSNS)
+    count = _ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index, ctypes.addressof(buffer))
+    if count == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, f"ptrace(SECCOMP_GET_FILTER, {tid}, {index}): {os.strerror(code)}")
+    return buffer.raw[: 8 * count]
+
+
 def tgkill(tgid: int, tid: int, signal: int) -> None:
     """Send ``signal`` to one thread (tgkill(2)), as Delve stops threads. Raises OSError."""
     if _syscall(_TGKILL, tgid, tid, signal) == -1:
@@ -110,6 +129,16 @@ def wait_stopped(tid: int) -> int | None:
     if not os.WIFSTOPPED(status):
         raise ProcessLookupError(errno.ESRCH, f"tracee {tid} ended")
     return os.WSTOPSIG(status)
+
+
+def wait_event(tid: int) -> tuple[int, int] | None:
+    """(signal, PTRACE_EVENT_*) that a seized tracee is stopped at, or None while it runs on; raises as wait_stopped."""
+    waited, status = os.waitpid(tid, os.WNOHANG | WALL)
+    if not waited:
+        return None
+    if not os.WIFSTOPPED(status):
+        raise ProcessLookupError(errno.ESRCH, f"tracee {tid} ended")
+    return os.WSTOPSIG(status), status >> 16
 
 
 def process_vm_readv(pid: int, addr: int, size: int) -> bytes:

@@ -42,9 +42,9 @@ class Rehearsal:
         return b""
 
 
-def rehearse() -> None:
-    """Run the sequence with calls that do nothing (see :class:`Rehearsal`)."""
-    procdir = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def rehearse(proc: int | None = None) -> None:
+    """Run the sequence with calls that do nothing (see :class:`Rehearsal`). ``proc``: a /proc of its own, open."""
+    procdir = os.open("/proc/self" if proc is None else "self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
     rehearsal = Sequence(
         os.getpid(), procdir, stopped=False, deadline=0, progress=Progress(bytearray(8)), calls=Rehearsal()
     )

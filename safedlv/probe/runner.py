@@ -83,9 +83,14 @@ def _may_signal(pid: int) -> bool:
     return True
 
 
+def shared_pages() -> mmap.mmap:
+    """Memory that a child forked from here shares: four bytes of :class:`Progress`, then the result."""
+    return mmap.mmap(-1, mmap.PAGESIZE * 4)
+
+
 def start(pid: int, procdir: int, before: Before, timeout: float) -> Running:
     """Fork the probe of ``pid`` (``procdir``: its open /proc/PID). ``timeout``: seconds until a stop is given up."""
-    shared = mmap.mmap(-1, mmap.PAGESIZE * 4)
+    shared = shared_pages()
     parent = os.getpid()
     child = os.fork()
     if child == 0:
@@ -100,18 +105,23 @@ def _child(pid: int, procdir: int, before: Before, deadline: float, shared: mmap
         rehearse()
         progress = Progress(memoryview(shared))
         sequence = Sequence(pid, procdir, stopped=before.stopped, deadline=deadline, progress=progress)
-        try:
-            sequence.run()
-        except (TargetGoneError, FileNotFoundError, ProcessLookupError):
-            sequence.steps = sequence.steps or [("attach", "ESRCH", 0)]
-        held = (round(sequence.held * 1e6), round(sequence.held_threads * 1e6))
-        if sequence.gave_up and not before.stopped and os.getppid() != parent:
-            os.kill(pid, SIGCONT)  # the parent, whose task it is, has been killed
-        result = marshal.dumps((tuple(sequence.steps), tuple(sequence.needs), held, sequence.gave_up))
-        shared[_HEADER : _HEADER + len(result)] = result
-        shared[3] = 1
+        conduct(sequence, shared, lambda: os.getppid() != parent)
     finally:
         os._exit(0)
+
+
+def conduct(sequence: Sequence, shared: mmap.mmap, orphaned: Callable[[], bool]) -> None:
+    """Run the sequence and leave its result in the pages that the parent reads (:class:`Running`)."""
+    try:
+        sequence.run()
+    except (TargetGoneError, FileNotFoundError, ProcessLookupError):
+        sequence.steps = sequence.steps or [("attach", "ESRCH", 0)]
+    held = (round(sequence.held * 1e6), round(sequence.held_threads * 1e6))
+    if sequence.gave_up and not sequence.stopped and orphaned():
+        os.kill(sequence.pid, SIGCONT)  # the parent, whose task it is, has been killed
+    result = marshal.dumps((tuple(sequence.steps), tuple(sequence.needs), held, sequence.gave_up))
+    shared[_HEADER : _HEADER + len(result)] = result
+    shared[3] = 1
 
 
 class Running:

@@ -166,7 +166,7 @@ class Sequence:
         """Attach to every other thread, one at a time, as long as it takes to set the options on it."""
         failure: str | None = None
         began_all = time.perf_counter()
-        for name in os.listdir(self.procdir_path("task")):
+        for name in self._thread_names():
             tid = int(name)
             if tid == self.pid:
                 continue
@@ -308,8 +308,13 @@ class Sequence:
 
     # ------------------------------------------------------------ small things
 
-    def procdir_path(self, name: str) -> str:
-        return f"/proc/self/fd/{self.procdir}/{name}"
+    def _thread_names(self) -> list[str]:
+        """Through the open directory: the mount namespace that this runs in may have no /proc."""
+        fd = self._open("task")
+        try:
+            return os.listdir(fd)
+        finally:
+            os.close(fd)
 
     def _open(self, name: str) -> int:
         return os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self.procdir)

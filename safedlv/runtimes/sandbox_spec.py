@@ -205,16 +205,16 @@ def workload_steps(spec: Sandbox, die_with_parent: Callable[[], None]) -> list[S
         steps.append(Step("set no_new_privs", confine.set_no_new_privs))
     steps += [Step(f"enter Landlock layer {n + 1}", _enter_landlock_domain) for n in range(spec.landlock)]
     if spec.capabilities is not None:
-        steps.append(_inheritable_and_bounding(spec.capabilities))
+        steps.append(inheritable_and_bounding(spec.capabilities))
     steps += _id_steps(spec)
     if spec.capabilities is not None:
-        steps.append(_ambient(spec.capabilities))
+        steps.append(ambient(spec.capabilities))
     # The kernel clears dumpable and the parent-death signal when ids change, so both come after.
     steps.append(Step(f"set dumpable to {spec.dumpable:d}", partial(confine.set_dumpable, spec.dumpable)))
     steps.append(Step("die with the sandbox", die_with_parent))
     if spec.ptracer is not None:
         steps.append(Step(f"name {spec.ptracer} as ptracer", partial(confine.set_ptracer, spec.ptracer)))
-    filters = [_filter(program) for program in spec.seccomp]
+    filters = [seccomp_filter(program) for program in spec.seccomp]
     last = _last_capabilities(spec)
     return [*steps, *last, *filters] if spec.no_new_privs else [*steps, *filters, *last]
 
@@ -226,20 +226,20 @@ def _id_steps(spec: Sandbox) -> list[Step]:
     if spec.gid is not None:
         steps.append(Step(f"setresgid {spec.gid}", partial(os.setresgid, spec.gid, spec.gid, spec.gid)))
     if spec.uid is not None:
-        steps.append(Step(f"setresuid {spec.uid}", partial(_set_uid, spec.uid)))
+        steps.append(Step(f"setresuid {spec.uid}", partial(set_uids, spec.uid, spec.uid, spec.uid)))
     return steps
 
 
-def _set_uid(uid: int) -> None:
-    """Change all uids but keep the capabilities for the steps that follow; the last step takes them away."""
+def set_uids(real: int, effective: int, saved: int) -> None:
+    """Change the uids but keep the capabilities for the steps that follow; the last step takes them away."""
     confine.set_keepcaps(True)
-    os.setresuid(uid, uid, uid)
+    os.setresuid(real, effective, saved)
     confine.set_keepcaps(False)
     _, permitted, inheritable = confine.capget()
     confine.capset(permitted, permitted, inheritable)
 
 
-def _inheritable_and_bounding(sets: CapabilitySets) -> Step:
+def inheritable_and_bounding(sets: CapabilitySets) -> Step:
     def apply() -> None:
         # Inheritable before bounding: it can only be raised within the bounding set (capabilities(7)).
         effective, permitted, _ = confine.capget()
@@ -257,7 +257,7 @@ def _inheritable_and_bounding(sets: CapabilitySets) -> Step:
     return Step(f"set inheritable to {sets.inheritable:#x} and drop bounding to {sets.bounding:#x}", apply)
 
 
-def _ambient(sets: CapabilitySets) -> Step:
+def ambient(sets: CapabilitySets) -> Step:
     def apply() -> None:
         confine.cap_ambient_clear_all()
         for capability in range(_MAX_CAPABILITY + 1):
@@ -277,7 +277,7 @@ def _last_capabilities(spec: Sandbox) -> list[Step]:
     return []
 
 
-def _filter(program: bytes) -> Step:
+def seccomp_filter(program: bytes) -> Step:
     text = f"load a seccomp filter of {len(program) // 8} instructions"
     return Step(text, partial(confine.seccomp_set_mode_filter, program))
 

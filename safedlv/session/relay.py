@@ -115,7 +115,8 @@ class Relay:
         self.watch(self.dlv.pidfd, selectors.EVENT_READ, self._dlv_ended)
         while self.dlv.code is None:
             for key, mask in self.selector.select():
-                if key.fileobj in self.selector.get_map():  # not closed by an earlier event of this round
+                known = self.selector.get_map().get(key.fd)
+                if known is not None and known.fileobj is key.fileobj:  # not closed by an earlier event of this round
                     key.data(mask)
         self._drain()
         self.listener.close()
@@ -129,18 +130,26 @@ class Relay:
 
     def _dlv_ended(self, _mask: int) -> None:
         self.dlv.reap()
-        self.selector.unregister(self.dlv.pidfd)
-        self._read_log()
+        self.unwatch(self.dlv.pidfd)
+        while self._read_log(0):
+            pass
 
-    def _read_log(self, _mask: int = 0) -> None:
-        """dlv's log: the line that says where it listens is for us, the rest goes where the user wants it."""
+    def _read_log(self, _mask: int) -> bool:
+        """dlv's log: the line that says where it listens is for us, the rest goes where the user wants it.
+
+        Returns whether there may be more.
+        """
         os.set_blocking(self.dlv.log, False)
         try:
             data = os.read(self.dlv.log, CHUNK)
         except BlockingIOError:
-            return
-        if not data and self.dlv.log in self.selector.get_map():
-            self.selector.unregister(self.dlv.log)
+            return False
+        if not data:
+            self.unwatch(self.dlv.log)
+        self._log(data)
+        return bool(data)
+
+    def _log(self, data: bytes) -> None:
         if self.dlv.listening:
             write_all(self.log, data)
             return
@@ -160,18 +169,21 @@ class Relay:
             sock, peer = self.listener.sock.accept()
         except OSError:  # gone before we came to it
             return
-        name = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a unix client"
-        if self.check_user and not same_user(sock):
-            sys.stderr.write(
-                f"closing connection from different user ({name}): connections to localhost are only accepted "
-                "from the same UNIX user for security reasons\n"
-            )
+        client = Client(sock, f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a unix client")
+        try:
+            if self.check_user and not same_user(sock):
+                sys.stderr.write(
+                    f"closing connection from different user ({client.name}): connections to localhost are only "
+                    "accepted from the same UNIX user for security reasons\n"
+                )
+                sock.close()
+                return
+            sock.setblocking(False)
+            if not self.listener.unix_path:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:  # it was reset meanwhile
             sock.close()
             return
-        sock.setblocking(False)
-        if not self.listener.unix_path:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client = Client(sock, name)
         self.clients.add(client)
         self._update(client)
 

@@ -95,18 +95,35 @@ def test_a_thread_is_no_process(server: Server) -> None:
     assert_unharmed(server.pid)
 
 
-@pytest.mark.parametrize("command", [["attach", "--headless"], ["doctor"]])
-def test_a_process_that_ends_during_the_probe(command: list[str]) -> None:
+DELAYS = [milliseconds / 1000 for milliseconds in range(0, 120, 8)]
+
+
+def test_a_process_that_ends_while_doctor_looks() -> None:
     """It may be there, be a zombie, or be gone, at any moment of the probe: there is always an answer."""
-    for delay in range(0, 120, 8):
-        with subprocess.Popen(["sleep", str(delay / 1000)]) as target:
-            said = Refused(*command, "--probe-timeout=1", str(target.pid))
-            target.wait()
-        if command[0] == "attach":
-            assert said.code == 1
-            assert said.err
-        else:
-            assert said.code in (3, 10, 11), said.out
+    for delay in DELAYS:
+        with subprocess.Popen(["sleep", str(delay)]) as target:
+            assert Refused("doctor", "--probe-timeout=1", str(target.pid)).code in (3, 10, 11)
+
+
+def test_a_process_that_ends_while_attach_looks(tmp_path: Path) -> None:
+    """The same; one that lives on is held by a session, which is ended."""
+    said = tmp_path / "said"
+    for delay in DELAYS:
+        with (
+            said.open("wb") as output,
+            subprocess.Popen(["sleep", str(delay)]) as target,
+            subprocess.Popen(
+                [*SAFEDLV, "attach", "--headless", str(target.pid)], stdout=output, stderr=output
+            ) as attach,
+        ):
+            wait_until(lambda: attach.poll() is not None or b"listening" in said.read_bytes(), "an answer", 5)
+            if attach.poll() is None:
+                attach.terminate()
+            assert attach.wait(20) in (0, 1), said.read_text()
+        text = said.read_text()
+        assert text
+        assert "Traceback" not in text
+        assert "internal error" not in text
 
 
 # ---------------------------------------------------------------- executables that are no program

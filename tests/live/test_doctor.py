@@ -316,11 +316,11 @@ def test_frozen_and_it_would_hear_sigcont(tmp_path: Path) -> None:
         os.close(write_end)
         assert output.readline() == "ready\n"
         running.freeze()
-        before = Path(f"/proc/{running.pid}/status").read_text()
+        before = untouched(running.pid)
         answer = doctor(running.pid, "--probe-timeout", "0.3")
         assert (answer.verdict, answer.probe) == ("blocked", None)
         assert answer.ids == {"frozen", "not-go"}
-        assert Path(f"/proc/{running.pid}/status").read_text() == before
+        assert untouched(running.pid) == before
         running.thaw()
         assert_unharmed(running.pid)
         os.kill(running.pid, signal.SIGUSR1)
@@ -340,6 +340,11 @@ def test_uninterruptible() -> None:
         assert status(pid, "TracerPid") == "0"
         os.kill(int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]), signal.SIGKILL)
         wait_until(lambda: status(pid, "State")[:1] in ("", "Z"), "it ran on, to its end")
+
+
+def untouched(pid: int) -> str:
+    """All that /proc/PID/status says, but for the number of signals that are queued for its user anywhere."""
+    return re.sub(r"SigQ:.*", "", Path(f"/proc/{pid}/status").read_text())
 
 
 def pending(pid: int) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -223,7 +225,6 @@ def _cmdline(pid: int) -> bytes:
 
 def _window(pid: int) -> tuple[int, int]:
     import fcntl
-    import struct
     import termios
 
     with open(f"/proc/{pid}/fd/0", "rb", buffering=0) as tty:
@@ -268,6 +269,23 @@ def test_many_clients(newest_dlv: str, server: Server) -> None:
         client.close()
     assert clients[0].call("State", NonBlocking=True)["State"]
     clients[0].detach()
+    assert session.end()[0] == 0
+    assert_left_nothing(server.pid)
+
+
+def test_clients_that_break_off(newest_dlv: str, server: Server) -> None:
+    """Connections that are reset in the middle of a request, many at a time, harm neither the session nor others."""
+    session = Attached(server.pid, "--accept-multiclient")
+    steady = JsonRpc(session.address)
+    for _ in range(20):
+        batch = [JsonRpc(session.address) for _ in range(10)]
+        for client in batch:
+            client.send("ListFunctions", Filter="", FollowCalls=0)
+        for client in batch:
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        assert steady.call("State", NonBlocking=True)
+    steady.detach()
     assert session.end()[0] == 0
     assert_left_nothing(server.pid)
 
