@@ -141,7 +141,12 @@ def delve_missing(e: Evidence) -> Cause | None:
     """No dlv to hand off to."""
     if e.delve is not None:
         return None
-    return Cause("delve-missing", "observed", "there is no dlv on the PATH", ("no executable dlv in any PATH entry",))
+    return Cause(
+        "delve-missing",
+        "observed",
+        "there is no dlv to hand off to",
+        ("neither $SAFEDLV_DLV nor an entry of the PATH leads to one",),
+    )
 
 
 # ---------------------------------------------------------------- would spoil the session

@@ -120,6 +120,8 @@ class Relay:
                     key.data(mask)
         self._drain()
         self.listener.close()
+        if self.dlv.code and not self.dlv.listening:
+            sys.stderr.write(f"safedlv: dlv ended with exit code {self.dlv.code} before it listened for us\n")
         return self.dlv.code
 
     # ------------------------------------------------------------ events

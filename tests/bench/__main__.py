@@ -41,16 +41,7 @@ def main() -> int:
         with large_program() as large:
             first_answer(dlv, large, rounds)
         probe_stops(server.pid, rounds * 50)
-        with session(dlv, server.pid) as direct:
-            plain = requests(direct, 500)
-            plain_bulk = bulk(direct, 10)
-        with session(None, server.pid) as relayed:
-            through = requests(relayed, 500)
-            through_bulk = bulk(relayed, 10)
-        show("JSON-RPC request, direct", plain * 1e6, "us")
-        show("JSON-RPC request, through safedlv", through * 1e6, "us", f"{(through - plain) * 1e6:.0f} us more")
-        show("bulk answer, direct", plain_bulk / 1e6, "MB/s")
-        show("bulk answer, through safedlv", through_bulk / 1e6, "MB/s", f"{through_bulk / plain_bulk:.2f} of direct")
+        relayed(dlv, server.pid)
         memory(server.pid)
     finally:
         server.stop()
@@ -175,6 +166,23 @@ def session(dlv: str | None, pid: int) -> Iterator[JsonRpc]:
         client.call("GetVersion")
         yield client
         client.detach()
+
+
+def relayed(dlv: str, pid: int) -> None:
+    """Requests and large answers, direct and through safedlv, session by session in turns."""
+    small: dict[str | None, list[float]] = {dlv: [], None: []}
+    large: dict[str | None, list[float]] = {dlv: [], None: []}
+    for _ in range(6):
+        for which in (dlv, None):
+            with session(which, pid) as client:
+                small[which].append(requests(client, 200))
+                large[which].append(bulk(client, 5))
+    plain, through = statistics.median(small[dlv]), statistics.median(small[None])
+    show("JSON-RPC request, direct", plain * 1e6, "us")
+    show("JSON-RPC request, through safedlv", through * 1e6, "us", f"{(through - plain) * 1e6:.0f} us more")
+    plain, through = statistics.median(large[dlv]), statistics.median(large[None])
+    show("bulk answer, direct", plain / 1e6, "MB/s")
+    show("bulk answer, through safedlv", through / 1e6, "MB/s", f"{through / plain:.2f} of direct")
 
 
 def requests(client: JsonRpc, times: int) -> float:
