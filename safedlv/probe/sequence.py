@@ -166,7 +166,14 @@ class Sequence:
         """Attach to every other thread, one at a time, as long as it takes to set the options on it."""
         failure: str | None = None
         began_all = time.perf_counter()
-        for name in self._thread_names():
+        try:
+            names = self._thread_names()
+        except OSError as error:
+            if isinstance(error, FileNotFoundError | ProcessLookupError):  # it ended
+                raise
+            self.needs.append(("threads", _name(error), _us(began_all)))
+            return
+        for name in names:
             tid = int(name)
             if tid == self.pid:
                 continue

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from safedlv.session.launch import Delve
 
-CHUNK = 256 * 1024
+CHUNK = 64 * 1024  # the C library maps larger pieces of memory anew each time, which costs more than it saves
 LINE_LIMIT = 64 * 1024 * 1024
 """Bytes without a newline from one client: no request of either protocol is that long, and dlv would keep them all."""
 DRAIN_WITHIN = 2.0  # seconds for clients to take what dlv said last
@@ -252,6 +252,8 @@ class Relay:
         except OSError:
             self._lost(client)
             return
+        if mask == selectors.EVENT_READ and not reads.buffer and not reads.ended and reads.count <= LINE_LIMIT:
+            return  # all that was read is on its way, which is nearly always so: nothing to watch has changed
         if reads.limited and reads.ended and not self.multi:
             self.dlv.leave()
         if reads.limited and reads.count > LINE_LIMIT:
