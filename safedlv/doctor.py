@@ -7,20 +7,26 @@ import io
 import os
 import sys
 
+from attrs import evolve
+
 from safedlv import target, wrappers
 from safedlv.command_line import LONGEST_PROBE
-from safedlv.diagnosis.causes import Evidence, causes, verdict
+from safedlv.diagnosis.access_rules import rulings, supposing_same_user_namespace
+from safedlv.diagnosis.causes import causes, verdict
 from safedlv.diagnosis.checks import checks
+from safedlv.diagnosis.evidence import Evidence
 from safedlv.errors import SafedlvError, UsageError, printable
 from safedlv.facts import credentials
 from safedlv.facts.delve import read_delve, supports
 from safedlv.facts.delve_path import find_delve
 from safedlv.facts.go_binary import read_go_binary
 from safedlv.facts.process import read_process
+from safedlv.facts.sides import read_side, read_world
 from safedlv.model import Attempt, Delve, Diagnosis, ProcessFacts, Step, Target, Unknown
-from safedlv.probe import runner
+from safedlv.probe import experiments, runner
 
 UNDETERMINED = 3
+SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h
 EXIT_CODES = {"ok": 0, "blocked": 10, "degraded": 11, "undetermined": UNDETERMINED}
 STOP_WITHIN = 2.0
 
@@ -84,10 +90,11 @@ def diagnose_attempt(found: target.Found, raw: runner.RawAttempt | None) -> Diag
     binary = read_go_binary(found.procdir)
     delve = _delve()
     tracer_pid = facts.status.tracer_pid
+    attempt = attempt_of(raw) if raw else None
     evidence = Evidence(
         pid=found.pid,
         facts=facts,
-        attempt=attempt_of(raw) if raw else None,
+        attempt=attempt,
         binary=binary,
         delve=delve,
         delve_supports=_supports(delve, binary.go_version),
@@ -95,29 +102,46 @@ def diagnose_attempt(found: target.Found, raw: runner.RawAttempt | None) -> Diag
         go_children=_go_children(found),
         tracer_name=target.command_line_of(tracer_pid) if isinstance(tracer_pid, int) and tracer_pid else "",
     )
+    if attempt is not None and (attempt.failed or attempt.failed_need):
+        evidence = _asked_further(evidence, facts)
     return _diagnosis(evidence, found)
+
+
+def _asked_further(evidence: Evidence, facts: ProcessFacts) -> Evidence:
+    """The evidence, and what the experiments and the access rules add to it: for an attempt that failed."""
+    own = read_process(os.getpid())
+    tracer, tracee = read_side(own), read_side(facts)
+    return evolve(
+        evidence,
+        filtered=_filtered(own),
+        nobody=experiments.attach_nobody(),
+        own_child=attempt_of(experiments.attempt_on_own_child()),
+        rulings=rulings(tracer, supposing_same_user_namespace(tracer, tracee), read_world(facts.modules)),
+    )
+
+
+def _filtered(own: ProcessFacts) -> bool | Unknown:
+    mode = own.status.seccomp
+    return mode if isinstance(mode, Unknown) else mode == SECCOMP_MODE_FILTER
 
 
 def diagnose_context() -> Diagnosis:
     """Could a debugger work here at all? The probe on a child of our own, which nothing but this context can refuse."""
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(write_end)
-        os.read(read_end, 1)
-        os._exit(0)
-    os.close(read_end)
-    try:
-        found = target.find(child)
-        attempt = attempt_of(runner.start(child, found.procdir, found.before, STOP_WITHIN).result())
-        found.close()
-    finally:
-        os.close(write_end)
-        os.waitpid(child, 0)
+    attempt = attempt_of(experiments.attempt_on_own_child())
     delve = _delve()
     facts = read_process(os.getpid())
-    evidence = Evidence(os.getpid(), facts, attempt, None, delve)
-    missing = tuple(cause for cause in causes(evidence) if cause.id == "delve-missing")
+    evidence = Evidence(
+        os.getpid(),
+        facts,
+        attempt,
+        None,
+        delve,
+        filtered=_filtered(facts),
+        nobody=experiments.attach_nobody(),
+        own_child=attempt,
+    )
+    here = ("delve-missing", "seccomp", "ptrace-unsupported")
+    missing = tuple(cause for cause in causes(evidence) if cause.id in here)
     lines = tuple(check for check in checks(evidence) if check.id in ("yama", "security-modules", "limits", "delve"))
     return Diagnosis(
         None, facts, None, delve, credentials.own_tracer(), attempt, verdict(missing, attempt), missing, lines

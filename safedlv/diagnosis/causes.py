@@ -1,39 +1,20 @@
-"""From facts and one attempt to the causes that need no experiment, as a table.
+"""From facts and attempts to causes, as a table.
 
-Each row looks at what the kernel states (``observed``). A cause is listed only when it would still block, or spoil
-the session, with every other layer out of the way; a fact that is unknown convicts nobody. What a refusal means that
-no row explains is left open: the verdict is then ``blocked`` with no cause, and the checks say what is known.
+Each row looks at what the kernel states (``observed``), at what was tried besides (``experiment``, see refusals.py),
+or at what the access rules say of a refused attach (``inferred``). A cause is listed only when it would still block,
+or spoil the session, with every other layer out of the way; a fact that is unknown convicts nobody. What a refusal
+means that no row explains is left open: the verdict is then ``blocked`` with no cause, and the checks say what is
+known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from attrs import field, frozen
-
+from safedlv.diagnosis.evidence import Evidence
+from safedlv.diagnosis.refusals import proc_access, ptrace_unsupported, seccomp, signal_access, what_the_rules_say
 from safedlv.errors import printable
-from safedlv.model import Attempt, Cause, Delve, GoBinary, ProcessFacts, Status, Unknown
-
-
-@frozen
-class Evidence:
-    """Everything that the rows look at."""
-
-    pid: int
-    facts: ProcessFacts | None
-    """None: there is no such process."""
-    attempt: Attempt | None
-    binary: GoBinary | None
-    delve: Delve | None
-    delve_supports: bool | Unknown = field(default=Unknown("ENODATA", "the Go version or dlv's range"))
-    self_pid: int = 0
-    hidden: bool = False
-    """kill(2) knows the process, /proc does not show it."""
-    go_children: tuple[tuple[int, str], ...] = ()
-    """Go programs below the target: (PID, command line), nearest first."""
-    tracer_name: str = ""
-    """The command line of the process that TracerPid names."""
-
+from safedlv.model import Attempt, Cause, Status, Unknown
 
 Row = Callable[[Evidence], Cause | None]
 
@@ -43,8 +24,10 @@ def causes(evidence: Evidence) -> tuple[Cause, ...]:
     if evidence.facts is None or not evidence.facts.exists:
         rows: tuple[Row, ...] = (no_such_process, hidepid)
     else:
-        rows = BLOCKING + DEGRADING
-    return tuple(cause for row in rows if (cause := row(evidence)))
+        rows = BLOCKING + REFUSALS + DEGRADING
+    found = [cause for row in rows if (cause := row(evidence))]
+    found[len(found) :] = what_the_rules_say(evidence, {cause.id for cause in found})
+    return tuple(found)
 
 
 def verdict(found: Iterable[Cause], attempt: Attempt | None) -> str:
@@ -211,6 +194,7 @@ BLOCKING: tuple[Row, ...] = (
     uninterruptible,
     delve_missing,
 )
+REFUSALS: tuple[Row, ...] = (ptrace_unsupported, seccomp, proc_access, signal_access)
 DEGRADING: tuple[Row, ...] = (wrong_process, not_go, no_debug_info, optimized, delve_version)
 BLOCKED_IDS = frozenset(
     {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from safedlv.diagnosis.causes import Evidence
+from safedlv.diagnosis.evidence import Evidence
 from safedlv.errors import printable
 from safedlv.model import Check, ProcessFacts, Unknown
 

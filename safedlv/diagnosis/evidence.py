@@ -1,0 +1,36 @@
+"""What the rows of the diagnosis look at."""
+
+from __future__ import annotations
+
+from attrs import field, frozen
+
+from safedlv.diagnosis.access_rules import Ruling
+from safedlv.model import Attempt, Delve, GoBinary, ProcessFacts, Unknown
+
+
+@frozen
+class Evidence:
+    """Everything that the rows look at."""
+
+    pid: int
+    facts: ProcessFacts | None
+    """None: there is no such process."""
+    attempt: Attempt | None
+    binary: GoBinary | None
+    delve: Delve | None
+    delve_supports: bool | Unknown = field(default=Unknown("ENODATA", "the Go version or dlv's range"))
+    self_pid: int = 0
+    hidden: bool = False
+    """kill(2) knows the process, /proc does not show it."""
+    go_children: tuple[tuple[int, str], ...] = ()
+    """Go programs below the target: (PID, command line), nearest first."""
+    tracer_name: str = ""
+    """The command line of the process that TracerPid names."""
+    filtered: bool | Unknown = field(default=Unknown("ENODATA", "the tracer's seccomp mode"))
+    """Whether the tracer has a seccomp filter (Seccomp in its /proc/PID/status)."""
+    nobody: str | None = None
+    """What PTRACE_ATTACH of a PID that cannot exist gave: ESRCH comes from the kernel, all else from a filter."""
+    own_child: Attempt | None = None
+    """The same probe on a child of the tracer's own, which the access rules allow: what fails there is a filter's."""
+    rulings: tuple[Ruling, ...] = ()
+    """What the access rules say of tracer and target."""

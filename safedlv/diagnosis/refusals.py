@@ -1,0 +1,114 @@
+"""Who refused: told apart by what the same tracer may do elsewhere, without any privilege. Pure.
+
+Two experiments beside the probe itself (probe/experiments.py) separate a seccomp filter from everything else: the
+kernel answers ESRCH to an attach on a PID that cannot exist, and it lets a process trace its own child. Whatever is
+refused there is refused by a filter, since no other layer knows the call. What is refused only on the target is left
+to the access rules, whose answer is ``inferred``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+
+from safedlv.diagnosis.access_rules import REFUSES
+from safedlv.diagnosis.evidence import Evidence
+from safedlv.model import Cause
+
+CALLS = {
+    "attach": "PTRACE_ATTACH",
+    "setoptions": "PTRACE_SETOPTIONS",
+    "cont": "PTRACE_CONT",
+    "getregset": "PTRACE_GETREGSET",
+    "peekdata": "PTRACE_PEEKDATA",
+    "pokedata": "PTRACE_POKEDATA",
+    "tgkill": "tgkill",
+}
+"""Steps of the probe that a filter can refuse; process_vm_readv is not among them, since dlv can do without it."""
+FILES = ("auxv", "maps", "exe", "mem")
+DENIALS = ("EPERM", "EACCES")
+RULED_OTHERWISE = {"seccomp", "kernel-thread", "self-attach", "zombie", "already-traced", "hidepid"}
+"""Rulings that a row of their own, with better proof, speaks for."""
+
+
+def ptrace_unsupported(e: Evidence) -> Cause | None:
+    """ENOSYS without a filter: user-mode emulation, or a sandbox kernel without ptrace."""
+    if e.nobody != "ENOSYS" or e.filtered is not False:
+        return None
+    seen = ("PTRACE_ATTACH gives ENOSYS, and no seccomp filter is loaded (Seccomp: 0)",)
+    return Cause("ptrace-unsupported", "experiment", "there is no ptrace here: an emulated or sandboxed kernel", seen)
+
+
+def seccomp(e: Evidence) -> Cause | None:
+    """A filter on the tracer refuses a call that no other layer could have refused there."""
+    refused = dict(_refused_by_filter(e))
+    if not refused or e.filtered is False:
+        return None
+    names = ", ".join(f"{CALLS[step]} ({_how(errno)})" for step, errno in refused.items())
+    return Cause(
+        "seccomp",
+        "experiment",
+        f"a seccomp filter on the tracer refuses {names}",
+        tuple(_proof(step, errno) for step, errno in refused.items()),
+        (("calls", [CALLS[step] for step in refused]), ("errno", next(iter(refused.values())))),
+    )
+
+
+def proc_access(e: Evidence) -> Cause | None:
+    """The three calls pass, and files of /proc/PID that dlv opens do not open."""
+    closed = [step for step in e.attempt.needs if step.step in FILES and not step.ok] if e.attempt else []
+    if not closed or _is_gone(e):
+        return None
+    names = ", ".join(f"/proc/{e.pid}/{step.step}" for step in closed)
+    seen = tuple(f"opening /proc/{e.pid}/{step.step}: {step.errno}" for step in closed)
+    return Cause("proc-access", "observed", f"ptrace works, but {names} cannot be opened, which dlv needs", seen)
+
+
+def signal_access(e: Evidence) -> Cause | None:
+    """The three calls pass, and the target's threads may not be signalled, though a child of our own may."""
+    own = {step.step: step for step in e.own_child.needs} if e.own_child else {}
+    refused = [s for s in e.attempt.needs if s.step == "tgkill" and s.errno in DENIALS] if e.attempt else []
+    if not refused or ("tgkill" in own and not own["tgkill"].ok):
+        return None
+    seen = [f"tgkill of a thread of {e.pid}: {refused[0].errno}"]
+    seen += ["tgkill of a thread of a child of our own: allowed"] if "tgkill" in own else []
+    what = "ptrace works, but the target's threads may not be signalled, which dlv needs to stop them"
+    return Cause("signal-access", "experiment" if "tgkill" in own else "observed", what, tuple(seen))
+
+
+def what_the_rules_say(e: Evidence, known: Set[str]) -> list[Cause]:
+    """The access rules that refuse the attach, where it was refused on the target by more than a filter."""
+    failed = e.attempt.failed if e.attempt else None
+    if failed is None or failed.step != "attach" or failed.errno not in (*DENIALS, "SIGSYS", "ENOSYS"):
+        return []
+    return [
+        Cause(
+            ruling.id,
+            "inferred",
+            ruling.why,
+            (f"rule: {ruling.source}", *(f"would be satisfied by {way}" for way in ruling.satisfied_by)),
+        )
+        for ruling in e.rulings
+        if ruling.answer == REFUSES and ruling.stops_attach and ruling.id not in RULED_OTHERWISE | known
+    ]
+
+
+def _refused_by_filter(e: Evidence) -> Iterator[tuple[str, str]]:
+    if e.nobody not in (None, "ESRCH"):
+        yield "attach", str(e.nobody)
+    for step in (*e.own_child.steps, *e.own_child.needs) if e.own_child else ():
+        if step.errno not in (None, "TIMEOUT", "ESRCH") and step.step in CALLS and step.step != "attach":
+            yield step.step, str(step.errno)
+
+
+def _how(errno: str) -> str:
+    return "it kills the caller" if errno == "SIGSYS" else errno
+
+
+def _proof(step: str, errno: str) -> str:
+    if step == "attach":
+        return f"PTRACE_ATTACH of a PID that cannot exist: {errno}, where the kernel itself says ESRCH"
+    return f"{CALLS[step]} on a child of our own: {errno}, where no other layer has a say"
+
+
+def _is_gone(e: Evidence) -> bool:
+    return e.attempt is not None and any(step.errno in ("ESRCH", "ENOENT") for step in e.attempt.needs)

@@ -1,0 +1,112 @@
+"""A Docker Engine for the tests: the one that runs, or one that is started for them and stopped at the end."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import build_go, require, wait_until
+
+START_SECONDS = 60.0
+PROBER = Path(__file__).parent / "prober"
+
+
+class Engine:
+    """The docker command, and what it made: containers and images that go at the end."""
+
+    def __init__(self) -> None:
+        self.containers: list[str] = []
+
+    def docker(self, *words: str, check: bool = True, given: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+        done = subprocess.run(["docker", *words], input=given, capture_output=True, timeout=60, check=False)
+        assert not check or done.returncode == 0, done.stderr.decode()
+        return done
+
+    def run(self, *words: str) -> int:
+        """A container in the background; the PID, as this machine sees it, of its first process."""
+        name = f"safedlv-test-{uuid.uuid4().hex[:12]}"
+        self.containers.append(name)
+        self.docker("run", "--detach", "--network", "none", "--name", name, *words)
+        return int(self.docker("inspect", "--format", "{{.State.Pid}}", name).stdout)
+
+    @property
+    def last(self) -> str:
+        """The name of the container that was started last."""
+        return self.containers[-1]
+
+    def remove_containers(self) -> None:
+        if self.containers:
+            self.docker("rm", "--force", "--volumes", *self.containers)
+        self.containers = []
+
+
+def answers() -> bool:
+    """Whether an engine can be asked: a client, and a server behind its socket."""
+    try:
+        words = ["docker", "version", "--format", "{{.Server.Version}}"]
+        return subprocess.run(words, capture_output=True, timeout=20, check=False).returncode == 0
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return False
+
+
+@pytest.fixture(scope="session")
+def running_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An engine is there. The one that this starts ends with the tests, its containers' shims with it."""
+    if answers():
+        yield
+        return
+    require(os.geteuid() == 0, "no Docker Engine answers, and only root can start one")
+    require(shutil.which("dockerd") and shutil.which("docker"), "needs docker.io")
+    log = tmp_path_factory.mktemp("docker") / "dockerd.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(["dockerd"], stdout=output, stderr=output, start_new_session=True)
+        try:
+            wait_until(lambda: process.poll() is not None or answers(), "the Docker Engine", START_SECONDS)
+            require(process.poll() is None, f"dockerd ended: {log.read_text()[-400:]}")
+            yield
+        finally:
+            process.terminate()
+            process.wait(timeout=START_SECONDS)
+
+
+@pytest.fixture
+def docker_engine(running_engine: None) -> Iterator[Engine]:
+    """The engine; what a test starts with it is removed after the test."""
+    engine = Engine()
+    yield engine
+    engine.remove_containers()
+
+
+@pytest.fixture(scope="session")
+def make_image(running_engine: None) -> Iterator[Callable[[Path], str]]:
+    """Makes an image with one file in it, the program given, as /NAME; removed at the end."""
+    engine = Engine()
+    names: list[str] = []
+
+    def make(program: Path) -> str:
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            tar.add(program, arcname=program.name)
+        name = f"safedlv-test-{program.name}:{uuid.uuid4().hex[:12]}"
+        engine.docker("import", "-", name, given=archive.getvalue())
+        names.append(name)
+        return name
+
+    yield make
+    if names:
+        engine.docker("image", "rm", "--force", *names)
+
+
+@pytest.fixture(scope="session")
+def prober_image(make_image: Callable[[Path], str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image with nothing in it but the static program of tests/docker/prober."""
+    output = tmp_path_factory.mktemp("prober") / "prober"
+    return make_image(build_go(PROBER, output, environment={"CGO_ENABLED": "0"}))
