@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from safedlv.capabilities import capability_names
+from safedlv.diagnosis.advice import advice
 from safedlv.model import Attempt, Cause, Diagnosis, Step, Unknown
 
 SCHEMA = "safedlv.diagnosis/1"
@@ -78,6 +79,7 @@ def _cause(cause: Cause) -> dict[str, Any]:
     return {
         "id": cause.id,
         "proof": cause.proof,
+        "advice": advice(cause),
         "summary": cause.summary,
         "evidence": list(cause.evidence),
         "detail": dict(cause.detail),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from safedlv.diagnosis.advice import advice
 from safedlv.errors import printable
 from safedlv.model import Attempt, Diagnosis, Step
 
@@ -43,6 +44,7 @@ def report(diagnosis: Diagnosis, *, colour: bool) -> str:
     for cause in diagnosis.causes:
         lines += ["", *_wrap(f"{cause.id} ({cause.proof}): {cause.summary}", "")]
         lines += [line for proof in cause.evidence for line in _wrap(proof, "    ")]
+        lines += _wrap(f"to do: {advice(cause)}", "    ") if advice(cause) else []
     lines += ["", "What the layers state:"]
     for check in diagnosis.checks:
         mark = _paint(MARKS[check.status], check.status, colour)

@@ -44,7 +44,13 @@ def doctor_from(target: Boxed, tmp_path: Path, **context: Any) -> dict[str, Any]
 # target, the tracer's context, the step that fails and its errno, the causes
 SCENES: dict[str, tuple[Sandbox, dict[str, Any], str | None, str | None, set[str]]] = {
     "another uid, no capability": (AS_1000, {"capabilities": NOTHING}, "attach", "EPERM", {"credentials"}),
-    "another gid only": (Sandbox(gid=1000, capabilities=NOTHING), {"capabilities": NOTHING}, "attach", "EPERM", {"credentials"}),
+    "another gid only": (
+        Sandbox(gid=1000, capabilities=NOTHING),
+        {"capabilities": NOTHING},
+        "attach",
+        "EPERM",
+        {"credentials"},
+    ),
     "another uid, SYS_PTRACE alone": (AS_1000, {"capabilities": TRACER}, None, None, {"proc-access", "signal-access"}),
     "another uid, SYS_PTRACE and DAC_READ_SEARCH": (
         AS_1000,
