@@ -139,7 +139,8 @@ class Running:
             if gave_up and not self.before.stopped:
                 _ignore_gone(lambda: os.kill(self.pid, SIGCONT))
         else:
-            self._mend()
+            if self.shared[0]:  # else it ended before it touched the target
+                self._mend()
             steps, needs, held = self._as_far_as_it_came(killed_by)
         return steps, needs, held, self._left_as_found()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import ExitStack
 from typing import Final, TypeVar
 
@@ -17,7 +18,7 @@ from attrs import evolve
 
 from safedlv.facts.credentials import parse_id_map
 from safedlv.facts.namespaces import KINDS
-from safedlv.facts.procfs import ProcDir, identity, read_path
+from safedlv.facts.procfs import READ_LIMIT, ProcDir, identity, read_path
 from safedlv.facts.security_modules import LABEL_FILES, read_security_modules
 from safedlv.facts.status import read_status
 from safedlv.model import CapabilitySets, SecurityModules, Status, Unknown
@@ -60,15 +61,14 @@ def read_context(pid: int) -> Context:
         return context
 
 
-def exec_context(
-    init_pid: int, user: tuple[int, int, tuple[int, ...]] | None = None, privileged: bool = False
-) -> Context:
-    """What ``docker exec [-u USER] [--privileged]`` starts in the container whose first process is ``init_pid``.
+def exec_context(init_pid: int, user: tuple[int, int | None] | None = None, privileged: bool = False) -> Context:
+    """What ``docker exec [-u UID[:GID]] [--privileged]`` starts in the container whose first process is ``init_pid``.
 
-    ``user`` is (uid, gid, groups), numbered as the container does; None: those of the first process now, which is what
-    the container was started with unless it has changed them itself. The rest is the container's (moby daemon/exec.go,
-    daemon/exec_linux.go; runc libcontainer/init_linux.go): namespaces, filters, no_new_privs, label, bounding set. The
-    other sets are what execve(2) makes of it: all of it for uid 0, nothing for another (capabilities(7)).
+    ``user`` is (uid, gid), numbered as the container does; gid None: that of its /etc/passwd, else 0, as the engine
+    has it. Without ``user``: the ids of the first process now, which the container was started with unless it has
+    changed them itself. The rest is the container's (moby daemon/exec.go, daemon/exec_linux.go; runc
+    libcontainer/init_linux.go): namespaces, filters, no_new_privs, label, bounding set. The other sets are what
+    execve(2) makes of it: all of it for uid 0, nothing for another (capabilities(7)).
     Raises as :func:`read_context`; ValueError for an id that the container's user namespace has not.
     """
     base = read_context(init_pid)
@@ -76,28 +76,50 @@ def exec_context(
         undo.callback(base.close)
         remapped = base.namespace("user") is not None
         uids = _id_map(procdir, "uid_map") if remapped else _EVERY_ID
-        gids = _id_map(procdir, "gid_map") if remapped else _EVERY_ID
-        if user is None:
-            uid, gid, groups = base.uid.real, base.gid.real, base.groups
-        else:
-            uid, gid, groups = (
-                _outside(uids, user[0]),
-                _outside(gids, user[1]),
-                tuple(_outside(gids, g) for g in user[2]),
-            )
-        root = uid == _outside(uids, 0)
+        ids = (base.uid.real, base.gid.real, base.groups) if user is None else _exec_ids(procdir, base, user, remapped)
         bounding = every_capability() if privileged else base.capabilities.bounding
         inheritable = base.capabilities.inheritable & bounding  # empty since docker 20.10.14 (CVE-2022-24769)
-        own = bounding if root else 0
+        own = bounding if ids[0] == _outside(uids, 0) else 0
         sets = CapabilitySets(inheritable=inheritable, permitted=own, effective=own, bounding=bounding, ambient=0)
-        words = [f"docker exec beside process {init_pid}", f"as {uid}:{gid}", "--privileged" if privileged else ""]
+        words = [f"docker exec beside process {init_pid} as {ids[0]}:{ids[1]}", "--privileged" if privileged else ""]
         # It is a new process: nobody's ancestor, named by nobody; and engines make no Landlock domain.
         unread = tuple(line for line in base.unread if not line.startswith(("landlock:", "yama:")))
-        made = evolve(
-            base.as_user(uid, gid, groups), who=" ".join(filter(None, words)), capabilities=sets, unread=unread
-        )
+        made = evolve(base.as_user(*ids), who=" ".join(filter(None, words)), capabilities=sets, unread=unread)
         undo.pop_all()
         return made
+
+
+def _exec_ids(
+    procdir: ProcDir, base: Context, user: tuple[int, int | None], remapped: bool
+) -> tuple[int, int, tuple[int, ...]]:
+    """uid, gid and groups as we see them: the gid is one of the groups (CVE-2022-36109), --group-add gives the rest."""
+    uids = _id_map(procdir, "uid_map") if remapped else _EVERY_ID
+    gids = _id_map(procdir, "gid_map") if remapped else _EVERY_ID
+    uid, gid = user
+    outer = _outside(gids, _gid_of(procdir, uid) if gid is None else gid)
+    return _outside(uids, uid), outer, tuple(sorted({outer, *base.groups} - ({base.gid.real} - {outer})))
+
+
+def _gid_of(procdir: ProcDir, uid: int) -> int:
+    """The gid that the container's /etc/passwd gives a uid; 0 without one (moby pkg/user, GetExecUser).
+
+    The file is the container's, so no link in it is followed and nothing but a plain file is read.
+    """
+    try:
+        with ExitStack() as undo:
+            directory = procdir.open("root", os.O_PATH | os.O_DIRECTORY)
+            undo.callback(os.close, directory)
+            etc = os.open("etc", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            undo.callback(os.close, etc)
+            fd = os.open("passwd", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=etc)
+            undo.callback(os.close, fd)
+            lines = os.read(fd, READ_LIMIT).splitlines() if stat.S_ISREG(os.fstat(fd).st_mode) else []
+    except OSError:
+        return 0
+    for fields in (line.split(b":") for line in lines):
+        if len(fields) > 3 and fields[2] == b"%d" % uid and fields[3].isdigit():
+            return int(fields[3])
+    return 0
 
 
 def _id_map(procdir: ProcDir, name: str) -> tuple[tuple[int, int, int], ...]:

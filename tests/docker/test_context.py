@@ -25,8 +25,7 @@ from tests.support import assert_unharmed, require, wait_until
 ALL = (  # of safedlv's probe: what the program in the image does too
     "attach", "setoptions", "cont", "tgkill", "getregset", "peekdata", "auxv", "maps", "exe", "mem", "process_vm_readv",
 )  # fmt: skip
-ROOT, SOMEBODY = (0, 0, (0,)), (1000, 0, (0,))
-"""docker exec -u 1000 in an image without /etc/passwd: the gid is 0, and one of the groups (CVE-2022-36109)."""
+ROOT, SOMEBODY = (0, None), (1000, None)
 
 
 def profile(*rules: dict[str, Any]) -> str:
@@ -44,10 +43,12 @@ class Case:
     name: str
     run: tuple[str, ...] = ()
     exec: tuple[str, ...] = ()
-    user: tuple[int, int, tuple[int, ...]] | None = None
+    user: tuple[int, int | None] | None = None
     """The same as in ``exec``, for exec_context."""
     privileged: bool = False
     profile: str | None = None
+    passwd: str | None = None
+    """The container's /etc/passwd; without it a uid alone means the gid 0."""
     first: tuple[str, str] | None = None
     """The first step that is expected to fail; None: nothing does."""
 
@@ -80,6 +81,10 @@ CASES = [
     Case("a profile that refuses CONT", profile=profile(rule("SCMP_ACT_ERRNO", 7)), first=("cont", "EPERM")),
     Case("a profile that kills at ATTACH", profile=profile(rule("SCMP_ACT_KILL_PROCESS", 16)),
          first=("attach", "SIGSYS")),
+    Case("--user 1000:1234, exec as 1000 of a passwd that says so", run=("--user", "1000:1234"), exec=("-u", "1000"),
+         user=SOMEBODY, passwd="root:x:0:0::/:/x\napp:x:1000:1234::/:/x\n"),
+    Case("--user 1000:1234 --group-add 55, exec as 1000:1234", run=("--user", "1000:1234", "--group-add", "55"),
+         exec=("-u", "1000:1234"), user=(1000, 1234)),
     Case("seccomp=unconfined", run=("--security-opt", "seccomp=unconfined")),
     Case("--user 1000, exec --privileged as root", run=("--user", "1000"), exec=("--privileged", "-u", "0"),
          user=ROOT, privileged=True),
@@ -104,7 +109,11 @@ def container(docker_engine: Engine, prober_image: str, tmp_path: Path, request:
         options += ["--security-opt", f"seccomp={path}"]
     if "--privileged" in options and not all_capabilities():
         pytest.skip("this machine has not every capability, so its engine starts no privileged container")
-    return docker_engine.run(*options, prober_image, "/prober", "sleep")
+    pid = docker_engine.run(*options, prober_image, "/prober", "sleep")
+    if case.passwd:
+        (tmp_path / "passwd").write_text(case.passwd)
+        docker_engine.docker("cp", str(tmp_path / "passwd"), f"{docker_engine.last}:/etc/passwd")
+    return pid
 
 
 def all_capabilities() -> bool:

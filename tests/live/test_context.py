@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import statistics
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,7 +22,22 @@ from safedlv.probe.context import Context
 from safedlv.probe.elsewhere import Experiment, probe_from
 from safedlv.probe.sources import read_context
 from safedlv.runtimes.sandbox import Running, Sandbox, capability_sets, start
-from tests.live.contexts import ATTACH, NOBODYS, PID, READ, THIRD, Outcome, Told, outcome, refuse, vfork_parent
+from tests.live.contexts import (
+    ATTACH,
+    NOBODYS,
+    PID,
+    READ,
+    THIRD,
+    Outcome,
+    Told,
+    counting,
+    counts,
+    outcome,
+    refuse,
+    sending,
+    vfork_parent,
+    zero_counts,
+)
 from tests.live.sandboxes import (  # noqa: F401 - pytest finds fixtures by their names here
     ARCH,
     NOBODY,
@@ -31,15 +47,21 @@ from tests.live.sandboxes import (  # noqa: F401 - pytest finds fixtures by thei
     PTRACE_SETOPTIONS,
     SECONDS,
     SLEEP,
+    SYS_PTRACE,
     forever,
     libc,
     needs_root,
     nothing_left,
     status,
 )
-from tests.support import assert_unharmed, wait_until
+from tests.support import assert_unharmed, count, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left", "needs_root")
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    return zero_counts(tmp_path / "count")
 
 
 def own_probe(pid: int) -> Outcome:
@@ -218,8 +240,28 @@ def child_of(pid: int) -> int:
     return next((name for name in names if status(name).get("PPid") == str(pid)), 0)
 
 
+@contextmanager
+def waiting_helper(context: Context, first: Running) -> Iterator[int]:
+    """The helper of a probe of a vfork parent, looked at while it waits for a stop that does not come."""
+    wait_until(lambda: first.state() == "D", "the target waits for its child")
+    watcher = os.fork()
+    if watcher == 0:
+        probe_from(context, first.pid, timeout=SECONDS)
+        os._exit(0)
+    helper = 0
+    try:
+        helper = wait_until(lambda: child_of(watcher), "the helper")
+        wait_until(lambda: status(first.pid)["TracerPid"] == str(helper), "the helper has attached")
+        yield helper
+    finally:
+        os.kill(watcher, signal.SIGKILL)
+        os.waitpid(watcher, 0)
+        if helper:
+            os.kill(helper, signal.SIGKILL)
+            wait_until(lambda: status(helper).get("State", "Z")[0] == "Z", "the helper is gone")
+
+
 def test_every_part_of_the_context_is_taken_on_and_nothing_else_is_open() -> None:
-    """The helper is looked at while it waits for a target that cannot stop, a vfork parent."""
     spec = Sandbox(
         PID | {"user", "net", "ipc", "uts", "cgroup"}, uid=1000, gid=1001, groups=(7, 8),
         capabilities=capability_sets("SYS_PTRACE", "NET_RAW", ambient=True), no_new_privs=True,
@@ -227,25 +269,14 @@ def test_every_part_of_the_context_is_taken_on_and_nothing_else_is_open() -> Non
     )  # fmt: skip
     with ExitStack() as undo:
         first = undo.enter_context(start(spec, vfork_parent))
-        wait_until(lambda: first.state() == "D", "the target waits for its child")
         beside = undo.enter_context(first.run(SLEEP))
         context = undo.enter_context(read_context(beside.pid))
-        watcher = os.fork()
-        if watcher == 0:
-            probe_from(context, first.pid, timeout=SECONDS)
-            os._exit(0)
-        undo.callback(os.waitpid, watcher, 0)
-        undo.callback(os.kill, watcher, signal.SIGKILL)
-        helper = wait_until(lambda: child_of(watcher), "the helper")
-        wait_until(lambda: status(first.pid)["TracerPid"] == str(helper), "the helper has attached")
-        assert looks(helper) == looks(beside.pid)
-        links = {os.readlink(f"/proc/{helper}/fd/{fd}") for fd in os.listdir(f"/proc/{helper}/fd")}
-        assert len(links) == 2, links
-        assert "anon_inode:[pidfd]" in links
-        assert Path(f"/proc/{helper}/status").stat().st_uid == 0, "it is not dumpable"
-        os.kill(watcher, signal.SIGKILL)
-        os.kill(helper, signal.SIGKILL)
-        wait_until(lambda: status(helper) == {} or status(helper)["State"][0] == "Z", "the helper is gone")
+        with waiting_helper(context, first) as helper:
+            assert looks(helper) == looks(beside.pid)
+            links = {os.readlink(f"/proc/{helper}/fd/{fd}") for fd in os.listdir(f"/proc/{helper}/fd")}
+            assert len(links) == 2, links
+            assert "anon_inode:[pidfd]" in links
+            assert Path(f"/proc/{helper}/status").stat().st_uid == 0, "it is not dumpable"
 
 
 def test_what_a_killed_helper_leaves_is_mended() -> None:
@@ -291,6 +322,71 @@ def test_a_filter_that_refuses_to_open_any_file() -> None:
         assert outcome(there.attempt)[:3] == (("attach", None), ("setoptions", None), ("cont", None))
         assert {name for name, failure in outcome(there.attempt) if failure == "EPERM"} >= {"threads", "auxv", "mem"}
         assert_unharmed(first.pid)
+
+
+def test_no_signal_is_lost_by_a_probe_from_elsewhere(shared: Path) -> None:
+    """The probe's own signal comes from another PID namespace than the target's (or from none that it sees)."""
+    with counting(shared, namespaces=PID, seccomp=READ) as first:
+        with read_context(first.pid) as context, sending(first.pid, shared):
+            for n in range(count(1000)):
+                there = probe_from(context if n % 2 else context.without_namespaces("pid"), first.pid)
+                assert [step for step in outcome(there.attempt) if step[1]] == [("process_vm_readv", "ENOSYS")]
+                assert there.attempt[3]
+        assert_unharmed(first.pid)
+
+
+def test_a_stopped_target_stays_stopped(shared: Path) -> None:
+    with counting(shared, namespaces=PID) as first, read_context(first.pid) as context:
+        first.stop()
+        first.send_signal(signal.SIGUSR1)  # waits until it runs again
+        for _ in range(count(200)):
+            there = probe_from(context, first.pid)
+            assert there.attempt[3]
+            assert not [step for step in outcome(there.attempt) if step[1]]
+            assert_unharmed(first.pid, stopped=True)
+        assert counts(shared) == (0, 0), "it ran while it was stopped"
+        first.cont()
+        wait_until(lambda: counts(shared) == (1, 1), "both signals are counted once it runs again")
+
+
+def test_a_time_namespace_with_another_clock() -> None:
+    """The deadline is counted on the clock of the place where the probe runs."""
+    words = ["unshare", "--time", "--monotonic", "1000000", "--fork", *SLEEP]
+    unshare = subprocess.Popen(words)
+    try:
+        pid = wait_until(lambda: child_of(unshare.pid), "the process in the time namespace")
+        wait_until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n", "it sleeps")
+        with start(Sandbox(), SLEEP) as first, read_context(pid) as context:
+            assert any(line.startswith("join the time namespace") for line in context.describe())
+            there = probe_from(context, first.pid)
+        assert not [step for step in outcome(there.attempt) if step[1]]
+        assert [line for line in there.missing if not line.startswith("landlock:")] == []
+    finally:
+        os.kill(child_of(unshare.pid) or unshare.pid, signal.SIGKILL)  # unshare itself waits for it, deaf to SIGTERM
+        unshare.wait(SECONDS)
+
+
+def test_ids_that_differ_from_each_other() -> None:
+    """Real, effective, saved and filesystem id, and a capability that only the effective set lacks."""
+
+    def mixed() -> bytes:
+        os.setresgid(1, 2, 3)
+        confine.set_keepcaps(True)
+        os.setresuid(4, 5, 6)
+        _, permitted, _ = confine.capget()
+        confine.capset(permitted & ~SYS_PTRACE, permitted, 0)
+        confine.setfsuid(7)
+        return forever()
+
+    with start(Sandbox(PID), vfork_parent) as first, first.run(mixed) as beside:
+        wait_until(lambda: status(beside.pid)["Uid"].split() == ["4", "5", "6", "7"], "it has its ids")
+        with read_context(beside.pid) as context:
+            assert outcome(probe_from(context, first.pid).attempt) == (("attach", "EPERM"),)
+            able = context.with_capability("sys_ptrace")
+            with waiting_helper(able, first) as helper:
+                theirs = looks(beside.pid)
+                theirs[FIELDS.index("CapEff")] = f"{able.capabilities.effective:016x}"
+                assert looks(helper) == theirs
 
 
 def test_time_of_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import ast
 import os
-import select
 import signal
 import struct
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,19 +16,25 @@ from safedlv.capabilities import CAPABILITY_BITS
 from safedlv.probe.elsewhere import probe_from
 from safedlv.probe.filters import read_filters
 from safedlv.probe.sources import exec_context, read_context
-from safedlv.runtimes.sandbox import IdMap, Running, Sandbox, capability_sets, start
-from tests.live.contexts import ATTACH, NOBODYS, PID, READ, outcome, refuse, vfork_parent
+from safedlv.runtimes.sandbox import IdMap, Sandbox, capability_sets, start
+from tests.live.contexts import (
+    ATTACH,
+    NOBODYS,
+    PID,
+    READ,
+    counting,
+    counts,
+    outcome,
+    refuse,
+    sending,
+    vfork_parent,
+    zero_counts,
+)
 from tests.live.sandboxes import (  # noqa: F401 - pytest finds fixtures by their names here
     ARCH,
     NOBODY,
-    PTRACE_ATTACH,
-    PTRACE_CONT,
-    PTRACE_GETREGSET,
-    PTRACE_SETOPTIONS,
     SECONDS,
     SLEEP,
-    forever,
-    libc,
     needs_root,
     nothing_left,
     status,
@@ -41,33 +43,10 @@ from tests.support import assert_unharmed, count, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left", "needs_root")
 
-PROGRAMS = Path(__file__).parent / "programs"
-
-
-@contextmanager
-def counting(shared: Path, **spec: Any) -> Iterator[Running]:
-    """The program that counts its signals, ready, in a sandbox."""
-    reader, writer = os.pipe()
-    words = [sys.executable, str(PROGRAMS / "counter.py"), str(shared), "--sigcont"]
-    try:
-        with start(Sandbox(**spec), words, stdout=writer) as running:
-            assert select.select([reader], [], [], SECONDS)[0]
-            assert os.read(reader, 5) == b"ready"
-            yield running
-    finally:
-        os.close(reader)
-        os.close(writer)
-
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    path = tmp_path / "count"
-    path.write_bytes(bytes(16))
-    return path
-
-
-def counts(path: Path) -> tuple[int, int]:
-    return struct.unpack("QQ", path.read_bytes())
+    return zero_counts(tmp_path / "count")
 
 
 def programs_of(pid: int, timeout: float = 2.0) -> tuple[bytes, ...]:
@@ -80,14 +59,9 @@ def programs_of(pid: int, timeout: float = 2.0) -> tuple[bytes, ...]:
 def test_the_filters_read_back_are_those_that_were_loaded_and_no_signal_is_lost(shared: Path) -> None:
     programs = (READ, ATTACH, refuse("tgkill"))
     with counting(shared, seccomp=programs, no_new_privs=True) as running:
-        words = [sys.executable, str(PROGRAMS / "sender.py"), str(running.pid), str(shared)]
-        sender = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(count(1000)):
-            assert programs_of(running.pid) == programs
-        out, err = sender.communicate(timeout=30)
-        assert sender.returncode == 0, err
-        assert counts(shared) == (int(out), 0)
-        assert int(out) > 10
+        with sending(running.pid, shared):
+            for _ in range(count(1000)):
+                assert programs_of(running.pid) == programs
         assert_unharmed(running.pid)
 
 
@@ -198,12 +172,12 @@ def test_what_an_engine_would_start() -> None:
     """The sets that execve makes of the container's bounding set, for root and for somebody else."""
     sets = capability_sets("CHOWN", "KILL")
     with start(Sandbox(PID, **NOBODYS, capabilities=sets), SLEEP) as running:
-        with exec_context(running.pid) as same, exec_context(running.pid, (0, 0, ())) as root:
+        with exec_context(running.pid) as same, exec_context(running.pid, (0, 0)) as root:
             assert (same.capabilities.effective, same.capabilities.bounding) == (0, sets.bounding)
             assert root.capabilities.effective == root.capabilities.permitted == sets.bounding
             assert (same.uid.real, root.uid.real) == (NOBODY, 0)
             assert outcome(probe_from(same, running.pid).attempt)[0] == ("attach", None)
-        with exec_context(running.pid, (0, 0, ()), privileged=True) as privileged:
+        with exec_context(running.pid, (0, 0), privileged=True) as privileged:
             assert privileged.capabilities.effective & sets.bounding == sets.bounding
             assert privileged.capabilities.effective.bit_count() > 30
 
@@ -212,14 +186,14 @@ def test_what_an_engine_would_start_where_ids_are_mapped() -> None:
     """userns-remap: the container's root is somebody else's uid outside, and has every capability inside."""
     ids = (IdMap(0, 100000, 65536),)
     with start(Sandbox(PID | {"user"}, uid=1000, gid=1000, groups=(), uid_map=ids, gid_map=ids), SLEEP) as running:
-        with exec_context(running.pid, (0, 7, (8,))) as root, exec_context(running.pid) as same:
-            assert (root.uid.real, root.gid.real, root.groups) == (100000, 100007, (100008,))
+        with exec_context(running.pid, (0, 7)) as root, exec_context(running.pid) as same:
+            assert (root.uid.real, root.gid.real, root.groups) == (100000, 100007, (100007,))
             assert root.capabilities.effective == root.capabilities.bounding != 0
             assert (same.uid.real, same.capabilities.effective) == (101000, 0)
             assert not [step for step in outcome(probe_from(root, running.pid).attempt) if step[1]]
             assert not [step for step in outcome(probe_from(same, running.pid).attempt) if step[1]]
         with pytest.raises(ValueError, match="has no id 70000"):
-            exec_context(running.pid, (70000, 0, ()))
+            exec_context(running.pid, (70000, 0))
 
 
 def test_without_privilege_what_is_the_same_is_no_obstacle() -> None:
@@ -236,3 +210,37 @@ def test_without_privilege_what_is_the_same_is_no_obstacle() -> None:
             missing, answers = ast.literal_eval(caller.result(SECONDS).decode())
     assert [line for line in missing if not line.startswith("landlock:")] == []
     assert not [step for step in answers if step[1]]
+
+
+def test_a_filter_that_forbids_the_next_one_is_said() -> None:
+    """The process that was read loaded its second filter some other way, or before the first could forbid it."""
+    number = {"x86_64": 317, "aarch64": 277}[ARCH]
+    with start(Sandbox(), SLEEP) as first, read_context(first.pid) as context:
+        refused = probe_from(context.with_filters(refuse(number), ATTACH), first.pid)
+        assert outcome(refused.attempt)[0] == ("attach", None)
+        assert "load a seccomp filter" in refused.missing[-1]
+        killed = probe_from(context.with_filters(refuse(number, action="kill_process"), ATTACH), first.pid)
+        assert outcome(killed.attempt) == ()
+        assert "the probe was not made" in killed.missing[-1]
+        assert_unharmed(first.pid)
+
+
+def test_from_an_unprivileged_place_that_is_said() -> None:
+    """Somebody who may not look into a process of root's, and is under a filter: nothing is assumed, all is said."""
+
+    def ask() -> bytes:
+        with read_context(pid) as context:
+            there = probe_from(context, pid)
+        return repr((there.missing, outcome(there.attempt))).encode()
+
+    with start(Sandbox(PID, seccomp=ATTACH), SLEEP) as first:
+        pid = first.pid
+        with start(Sandbox(**NOBODYS, seccomp=READ), ask) as caller:
+            missing, answers = ast.literal_eval(caller.result(SECONDS).decode())
+    said = "\n".join(missing)
+    for part in (
+        "namespace: pid cannot be read", "seccomp: its filters cannot be read", "set the uids to 0", "not ours to give",
+        "seccomp: this process is under a filter itself",
+    ):  # fmt: skip
+        assert part in said
+    assert answers == (("attach", "EPERM"),)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from safedlv.linux import confine
 from safedlv.model import CapabilitySets
 from safedlv.runtimes.sandbox import IdMap, Sandbox, WorkloadFailed, capability_sets, start
+from safedlv.runtimes.sandbox_spec import NAMESPACES
 from safedlv.seccomp.program import Refuse, assemble
 from tests.live.sandboxes import (  # noqa: F401 - pytest finds fixtures by their names here
     ARCH,
@@ -164,7 +165,7 @@ def test_all_namespaces_and_a_fresh_proc() -> None:
         return repr((os.getpid(), os.getppid(), pids, os.path.exists("/sys/class/net/lo"))).encode()
 
     with start(spec, forever) as running:
-        assert all(namespace(running.pid, kind) != namespace("self", kind) for kind in confine.CLONE_NEW)
+        assert all(namespace(running.pid, kind) != namespace("self", kind) for kind in NAMESPACES)
         assert status(running.pid)["NSpid"].split() == [str(running.pid), "2"]
         assert status(running.init_pid)["NSpid"].split() == [str(running.init_pid), "1"]
         with running.run(look) as beside:
