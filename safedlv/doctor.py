@@ -15,15 +15,19 @@ from safedlv.diagnosis.access_rules import rulings, supposing_same_user_namespac
 from safedlv.diagnosis.causes import causes, verdict
 from safedlv.diagnosis.checks import checks
 from safedlv.diagnosis.evidence import Evidence
-from safedlv.errors import SafedlvError, UsageError, printable
+from safedlv.diagnosis.sides import Side
+from safedlv.errors import SafedlvError, UsageError
 from safedlv.facts import credentials
 from safedlv.facts.delve import read_delve, supports
 from safedlv.facts.delve_path import find_delve
 from safedlv.facts.go_binary import read_go_binary
 from safedlv.facts.process import read_process
 from safedlv.facts.sides import read_side, read_world
-from safedlv.model import Attempt, Delve, Diagnosis, ProcessFacts, Step, Target, Unknown
+from safedlv.model import Attempt, Delve, Diagnosis, Fix, ProcessFacts, Step, Target, Tracer, Unknown
 from safedlv.probe import experiments, runner
+from safedlv.probe.changes import Change, Investigation
+from safedlv.probe.context import Context
+from safedlv.standpoint import FORMS, context_of
 
 UNDETERMINED = 3
 SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h
@@ -34,7 +38,11 @@ STOP_WITHIN = 2.0
 def doctor(words: list[str]) -> int:
     """The command; returns the exit code of contract (0 works, 10 blocked, 11 degraded, 3 undetermined)."""
     options = _options(words)
-    diagnosis = diagnose_context() if options.target is None else diagnose(options.target, options.probe_timeout)
+    diagnosis = (
+        diagnose_context()
+        if options.target is None
+        else diagnose(options.target, options.probe_timeout, options.tracer)
+    )
     if options.json:
         from safedlv.report.json import document
 
@@ -54,19 +62,17 @@ def _options(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("target", nargs="?", help="a PID, name:PATTERN, docker:NAME; without: this machine and context")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout (schema safedlv.diagnosis/1)")
-    parser.add_argument("--tracer", default="self", metavar="WHO", help="whose place to try from: self")
+    parser.add_argument("--tracer", default="self", metavar="WHO", help=f"whose place to try from: {FORMS}")
     parser.add_argument("--probe-timeout", type=float, default=STOP_WITHIN, metavar="SECONDS", help="for one stop: 2")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of safedlv's own failures")
     options = parser.parse_args(words)
-    if options.tracer != "self":
-        raise UsageError(f"--tracer {printable(options.tracer)} is not there yet", "only --tracer self works so far")
     if not 0 < options.probe_timeout <= LONGEST_PROBE:
         raise UsageError(f"--probe-timeout is in seconds, more than 0 and at most {LONGEST_PROBE}")
     return options
 
 
-def diagnose(text: str, timeout: float = STOP_WITHIN) -> Diagnosis:
-    """Look at the process that ``text`` names, probe it, and say what it means.
+def diagnose(text: str, timeout: float = STOP_WITHIN, who: str = "self") -> Diagnosis:
+    """Look at the process that ``text`` names, probe it from the place of ``who``, and say what it means.
 
     Raises UsageError; SafedlvError with the exit code of "undetermined" when a name cannot be looked up.
     """
@@ -80,18 +86,71 @@ def diagnose(text: str, timeout: float = STOP_WITHIN) -> Diagnosis:
         raise SafedlvError(error.sentence, error.hint, error.code if error.code == 2 else UNDETERMINED) from error
     if found.pid == os.getpid() or not runner.way_back_is_open(found.pid, found.before):
         return diagnose_attempt(found, None)
+    context = context_of(who, found)
+    if context is not None:
+        with context:
+            return diagnose_from(context, who, found, timeout)
     probe = runner.start(found.pid, found.procdir, found.before, timeout)
     return diagnose_attempt(found, probe.result())
+
+
+def diagnose_from(context: Context, who: str, found: target.Found, timeout: float) -> Diagnosis:
+    """The question from another's place: the attempts from there, and the smallest change that lets them pass."""
+    facts = read_process(found.pid)
+    findings = Investigation(context, found.pid, timeout).run(facts.status.uid, facts.status.gid)
+    plain = attempt_of(findings.plain.attempt)
+    tracer = _side_of(context)
+    evidence = evolve(
+        _evidence(found, plain if plain.steps else None, facts),
+        filtered=bool(context.filters),
+        with_powers=_maybe(findings.with_powers),
+        without_filters=_maybe(findings.without_filters) or plain,
+        unrestricted=_maybe(findings.unrestricted),
+        outside=findings.plain.inner_pid is None,
+        rulings=rulings(tracer, supposing_same_user_namespace(tracer, read_side(facts)), read_world(facts.modules)),
+    )
+    return evolve(
+        _diagnosis(evidence, found),
+        tracer=Tracer(who, context.uid.real, context.gid.real, context.capabilities.effective),
+        fix=_fix(findings.fix),
+        missing=tuple(line for line in findings.plain.missing if not line.startswith("landlock:") or plain.failed),
+        held_us=findings.held_us,
+    )
+
+
+def _side_of(context: Context) -> Side:
+    """The tracer as the access rules see it: the process whose context it is, with the context's ids and sets."""
+    base = read_side(read_process(context.source))
+    return evolve(base, uid=context.uid, gid=context.gid, capabilities=context.capabilities)
+
+
+def _maybe(raw: runner.RawAttempt | None) -> Attempt | None:
+    return attempt_of(raw) if raw is not None else None
+
+
+def _fix(changes: tuple[Change, ...] | None) -> Fix | None:
+    if not changes:
+        return None
+    risk = "medium" if any(change.risk != "low" for change in changes) else "low"
+    return Fix(tuple(change.words for change in changes), tuple(change.id for change in changes), risk, verified=True)
 
 
 def diagnose_attempt(found: target.Found, raw: runner.RawAttempt | None) -> Diagnosis:
     """What an attempt that was made (None: none was) and the facts mean."""
     facts = read_process(found.pid)
+    attempt = attempt_of(raw) if raw else None
+    evidence = _evidence(found, attempt, facts)
+    if attempt is not None and (attempt.failed or attempt.failed_need):
+        evidence = _asked_further(evidence, facts)
+    held = attempt.stopped_us + attempt.threads_stopped_us if attempt else 0
+    return evolve(_diagnosis(evidence, found), held_us=held)
+
+
+def _evidence(found: target.Found, attempt: Attempt | None, facts: ProcessFacts) -> Evidence:
     binary = read_go_binary(found.procdir)
     delve = _delve()
     tracer_pid = facts.status.tracer_pid
-    attempt = attempt_of(raw) if raw else None
-    evidence = Evidence(
+    return Evidence(
         pid=found.pid,
         facts=facts,
         attempt=attempt,
@@ -102,9 +161,6 @@ def diagnose_attempt(found: target.Found, raw: runner.RawAttempt | None) -> Diag
         go_children=_go_children(found),
         tracer_name=target.command_line_of(tracer_pid) if isinstance(tracer_pid, int) and tracer_pid else "",
     )
-    if attempt is not None and (attempt.failed or attempt.failed_need):
-        evidence = _asked_further(evidence, facts)
-    return _diagnosis(evidence, found)
 
 
 def _asked_further(evidence: Evidence, facts: ProcessFacts) -> Evidence:

@@ -285,6 +285,20 @@ class Tracer:
 
 
 @frozen
+class Fix:
+    """The smallest set of changes with which the probe passes."""
+
+    changes: tuple[str, ...]
+    """In words."""
+    ids: tuple[str, ...]
+    """``user``, ``seccomp``, ``cap:NAME``."""
+    risk: str
+    """``low``, ``medium`` or ``high``."""
+    verified: bool
+    """The probe was run with just these changes, and passed."""
+
+
+@frozen
 class Diagnosis:
     """The outcome of one ``doctor``: what was found, what was tried, and what it means."""
 
@@ -298,3 +312,8 @@ class Diagnosis:
     """``ok``, ``degraded``, ``blocked`` or ``undetermined``."""
     causes: tuple[Cause, ...]
     checks: tuple[Check, ...]
+    fix: Fix | None = None
+    missing: tuple[str, ...] = ()
+    """What of the tracer's context could not be taken on; a sentence each."""
+    held_us: int = 0
+    """For how long all attempts of this diagnosis together held the target's threads, in microseconds."""

@@ -12,7 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from safedlv.diagnosis.evidence import Evidence
-from safedlv.diagnosis.refusals import proc_access, ptrace_unsupported, seccomp, signal_access, what_the_rules_say
+from safedlv.diagnosis.refusals import (
+    pid_namespace,
+    proc_access,
+    ptrace_unsupported,
+    seccomp,
+    signal_access,
+    what_the_rules_say,
+)
 from safedlv.errors import printable
 from safedlv.model import Attempt, Cause, Status, Unknown
 
@@ -194,7 +201,7 @@ BLOCKING: tuple[Row, ...] = (
     uninterruptible,
     delve_missing,
 )
-REFUSALS: tuple[Row, ...] = (ptrace_unsupported, seccomp, proc_access, signal_access)
+REFUSALS: tuple[Row, ...] = (pid_namespace, ptrace_unsupported, seccomp, proc_access, signal_access)
 DEGRADING: tuple[Row, ...] = (wrong_process, not_go, no_debug_info, optimized, delve_version)
 BLOCKED_IDS = frozenset(
     {

@@ -34,3 +34,11 @@ class Evidence:
     """The same probe on a child of the tracer's own, which the access rules allow: what fails there is a filter's."""
     rulings: tuple[Ruling, ...] = ()
     """What the access rules say of tracer and target."""
+    with_powers: Attempt | None = None
+    """From another's place: the probe with every capability that a debugger may need, and the filters kept."""
+    without_filters: Attempt | None = None
+    """From another's place: the probe with everything as it is there but for the filters (the plain one, if none)."""
+    unrestricted: Attempt | None = None
+    """From another's place: without filters, with the capabilities."""
+    outside: bool = False
+    """The target has no PID in the tracer's PID namespace."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Set
 
 from safedlv.diagnosis.access_rules import REFUSES
 from safedlv.diagnosis.evidence import Evidence
-from safedlv.model import Cause
+from safedlv.model import Cause, Step
 
 CALLS = {
     "attach": "PTRACE_ATTACH",
@@ -48,7 +48,7 @@ def seccomp(e: Evidence) -> Cause | None:
         "seccomp",
         "experiment",
         f"a seccomp filter on the tracer refuses {names}",
-        tuple(_proof(step, errno) for step, errno in refused.items()),
+        tuple(_proof(e, step, errno) for step, errno in refused.items()),
         (("calls", [CALLS[step] for step in refused]), ("errno", next(iter(refused.values())))),
     )
 
@@ -77,22 +77,47 @@ def signal_access(e: Evidence) -> Cause | None:
 
 def what_the_rules_say(e: Evidence, known: Set[str]) -> list[Cause]:
     """The access rules that refuse the attach, where it was refused on the target by more than a filter."""
-    failed = e.attempt.failed if e.attempt else None
+    tried = e.without_filters or e.attempt  # what a filter refuses says nothing about the rules
+    failed = tried.failed if tried else None
     if failed is None or failed.step != "attach" or failed.errno not in (*DENIALS, "SIGSYS", "ENOSYS"):
         return []
+    tests = _freed(e, failed)
     return [
         Cause(
             ruling.id,
-            "inferred",
+            "inferred" if not tests else "experiment",
             ruling.why,
-            (f"rule: {ruling.source}", *(f"would be satisfied by {way}" for way in ruling.satisfied_by)),
+            (*tests, f"rule: {ruling.source}", *(f"would be satisfied by {way}" for way in ruling.satisfied_by)),
         )
         for ruling in e.rulings
         if ruling.answer == REFUSES and ruling.stops_attach and ruling.id not in RULED_OTHERWISE | known
     ]
 
 
+def pid_namespace(e: Evidence) -> Cause | None:
+    """The tracer cannot name the target: it has no PID in the tracer's PID namespace (pid_namespaces(7))."""
+    if not e.outside:
+        return None
+    what = f"process {e.pid} has no PID in the tracer's PID namespace: it cannot be named from there"
+    return Cause("pid-namespace", "experiment", what, ("looked up in a /proc of that namespace",))
+
+
+def _freed(e: Evidence, failed: Step) -> tuple[str, ...]:
+    """The experiment that convicts the access rules: the same attach, given the capabilities that satisfy them."""
+    if e.unrestricted is None or e.unrestricted.failed is not None:
+        return ()
+    return (
+        f"PTRACE_ATTACH from there without any filter: {failed.errno}",
+        "the same with CAP_SYS_PTRACE besides: passes",
+    )
+
+
 def _refused_by_filter(e: Evidence) -> Iterator[tuple[str, str]]:
+    if e.with_powers is not None and e.unrestricted is not None:
+        free = {step.step for step in (*e.unrestricted.steps, *e.unrestricted.needs) if step.ok}
+        for step in (*e.with_powers.steps, *e.with_powers.needs):
+            if not step.ok and step.step in CALLS and step.step in free:
+                yield step.step, str(step.errno)
     if e.nobody not in (None, "ESRCH"):
         yield "attach", str(e.nobody)
     for step in (*e.own_child.steps, *e.own_child.needs) if e.own_child else ():
@@ -104,7 +129,9 @@ def _how(errno: str) -> str:
     return "it kills the caller" if errno == "SIGSYS" else errno
 
 
-def _proof(step: str, errno: str) -> str:
+def _proof(e: Evidence, step: str, errno: str) -> str:
+    if e.with_powers is not None:
+        return f"{CALLS[step]} from there with the filters: {errno}; without them, all else the same: passes"
     if step == "attach":
         return f"PTRACE_ATTACH of a PID that cannot exist: {errno}, where the kernel itself says ESRCH"
     return f"{CALLS[step]} on a child of our own: {errno}, where no other layer has a say"

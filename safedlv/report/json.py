@@ -7,7 +7,7 @@ from typing import Any
 
 from safedlv.capabilities import capability_names
 from safedlv.diagnosis.advice import advice
-from safedlv.model import Attempt, Cause, Diagnosis, Step, Unknown
+from safedlv.model import Attempt, Cause, Diagnosis, Fix, Step, Unknown
 
 SCHEMA = "safedlv.diagnosis/1"
 
@@ -27,7 +27,9 @@ def as_dict(diagnosis: Diagnosis) -> dict[str, Any]:
         "probe": None if diagnosis.attempt is None else _probe(diagnosis.attempt),
         "causes": [_cause(cause) for cause in diagnosis.causes],
         "checks": [{"id": c.id, "status": c.status, "summary": c.summary} for c in diagnosis.checks],
-        "fix": None,
+        "fix": None if diagnosis.fix is None else _fix(diagnosis.fix),
+        "missing": list(diagnosis.missing),
+        "held_us": diagnosis.held_us,
     }
 
 
@@ -83,6 +85,16 @@ def _cause(cause: Cause) -> dict[str, Any]:
         "summary": cause.summary,
         "evidence": list(cause.evidence),
         "detail": dict(cause.detail),
+    }
+
+
+def _fix(fix: Fix) -> dict[str, Any]:
+    return {
+        "changes": list(fix.changes),
+        "ids": list(fix.ids),
+        "risk": fix.risk,
+        "verified": fix.verified,
+        "commands": {},
     }
 
 

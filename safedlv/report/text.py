@@ -45,6 +45,12 @@ def report(diagnosis: Diagnosis, *, colour: bool) -> str:
         lines += ["", *_wrap(f"{cause.id} ({cause.proof}): {cause.summary}", "")]
         lines += [line for proof in cause.evidence for line in _wrap(proof, "    ")]
         lines += _wrap(f"to do: {advice(cause)}", "    ") if advice(cause) else []
+    if diagnosis.fix is not None:
+        lines += ["", f"The smallest change with which the probe passed (risk: {diagnosis.fix.risk}):"]
+        lines += [line for change in diagnosis.fix.changes for line in _wrap(change, "  ")]
+    if diagnosis.missing:
+        lines += ["", "What of that context could not be taken on:"]
+        lines += [line for sentence in diagnosis.missing for line in _wrap(printable(sentence), "  ")]
     lines += ["", "What the layers state:"]
     for check in diagnosis.checks:
         mark = _paint(MARKS[check.status], check.status, colour)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from safedlv.runtimes.sandbox import Sandbox, capability_sets
 from safedlv.seccomp.program import Refuse, assemble
 from tests.live.test_doctor import Boxed, assert_serves, boxed
-from tests.support import SAFEDLV, require
+from tests.support import SAFEDLV, assert_unharmed, require
 
 ARCH = os.uname().machine
 NOTHING = capability_sets()
@@ -133,4 +134,40 @@ def test_exactly_these_causes(scene: str, public_binary: Path, tmp_path: Path, n
         assert (answer["probe"]["failed_step"], answer["probe"]["errno"]) == (step, number)
         assert answer["verdict"] == ("blocked" if causes else "ok")
         assert answer["probe"]["left_as_found"] is True
+        assert_serves(target)
+
+
+# what the smallest change is, for scenes that are blocked, as seen by root from outside
+FIXES = {
+    "another uid, no capability": ["user"],
+    "another gid only": ["user"],
+    "another uid, SYS_PTRACE alone": ["user"],
+    "another uid, SYS_PTRACE and DAC_READ_SEARCH": ["user"],
+    "same uid, fewer capabilities": ["cap:sys_ptrace"],
+    "another uid, and a filter against SETOPTIONS": ["user", "seccomp"],
+    "fewer capabilities, and a filter against ATTACH": ["seccomp", "cap:sys_ptrace"],
+    "only SETOPTIONS is refused: dlv alone would look healthy": ["seccomp"],
+    "only CONT is refused": ["seccomp"],
+}
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_the_same_from_outside(scene: str, public_binary: Path, newest_dlv: str) -> None:
+    """Root stands in the tracer's place: the same step, errno and causes, proved, and the smallest change, tried."""
+    require(os.geteuid() == 0, "needs root to stand in another's place")
+    spec, context, step, number, causes = SCENES[scene]
+    with boxed(public_binary, spec) as target:
+        placed = {"uid": 0, "gid": 0, "groups": (), **context}
+        with target.running.run(["sleep", "600"], **placed) as tracer:
+            words = [*SAFEDLV, "doctor", "--json", "--tracer", f"pid:{tracer.pid}", str(target.pid)]
+            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+            assert done.stderr == ""
+            answer = json.loads(done.stdout)
+            assert_unharmed(tracer.pid)
+        assert {cause["id"] for cause in answer["causes"]} == causes, json.dumps(answer["causes"], indent=1)
+        assert (answer["probe"]["failed_step"], answer["probe"]["errno"]) == (step, number)
+        assert (answer["fix"] or {}).get("ids") == FIXES.get(scene)
+        assert answer["fix"] is None or answer["fix"]["verified"] is True
+        assert {cause["proof"] for cause in answer["causes"]} <= {"experiment", "observed"}
+        assert answer["held_us"] < 10_000 or os.environ.get("CI") == "true", "a loaded machine may be slower"
         assert_serves(target)

@@ -28,6 +28,7 @@ RANKS = {
     "wrappers": 3,
     "waitfor": 3,
     "delegate": 3,
+    "standpoint": 3,
     "facts": 3,
     "probe": 3,
     "sibling": 3,

@@ -1,0 +1,64 @@
+"""``doctor --tracer WHO``: whose place the question is asked from."""
+
+from __future__ import annotations
+
+from safedlv.errors import SafedlvError, UsageError, printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from safedlv.probe.context import Context
+    from safedlv.target import Found
+
+FORMS = "self, container, container:UID[:GID] or pid:N"
+
+
+def context_of(who: str, found: Found) -> Context | None:
+    """The context that ``who`` names; None for ``self``. Raises UsageError; SafedlvError when it cannot be read."""
+    kind, colon, rest = who.partition(":")
+    if who == "self":
+        return None
+    try:
+        from safedlv.probe.sources import exec_context, read_context
+
+        if kind == "pid" and rest.isdigit():
+            return read_context(int(rest))
+        if kind == "container" and (not colon or rest):
+            return exec_context(_first_process(found), _user(rest))
+    except OSError as error:
+        raise SafedlvError(
+            f"the context {printable(who)} cannot be read: {error.strerror or error}",
+            "reading another's context needs root: sudo safedlv doctor ...",
+            code=3,
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"--tracer {printable(who)}: {error}") from error
+    raise UsageError(f"--tracer {printable(who)!r} names nobody", f"WHO is {FORMS}")
+
+
+def _user(text: str) -> tuple[int, int | None] | None:
+    if not text:
+        return None
+    uid, _, gid = text.partition(":")
+    if not uid.isdigit() or (gid and not gid.isdigit()):
+        raise UsageError(f"container:{printable(text)} names no user", "write container:UID or container:UID:GID")
+    return int(uid), int(gid) if gid else None
+
+
+def _first_process(found: Found) -> int:
+    """The first process of the target's container: the one that is PID 1 in its PID namespace, else the target."""
+    from safedlv.facts.process import process_tree
+
+    tree = process_tree()
+    pid = found.pid
+    while (parent := tree.get(pid, 0)) and _namespace(parent) == _namespace(found.pid):
+        pid = parent
+    return pid
+
+
+def _namespace(pid: int) -> str:
+    import os
+
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return ""
