@@ -13,7 +13,7 @@ safedlv: a drop-in for `dlv attach` that explains a refused attach and never har
 
 usage:
   safedlv attach [dlv attach's own flags] TARGET [EXECUTABLE]   attach, as dlv attach does
-  safedlv doctor [TARGET] [--json]                              can a debugger attach, and if not, why
+  safedlv doctor [TARGET] [--json] [--tracer WHO]               can a debugger attach, and if not, why
   safedlv version
 
 A TARGET is a PID, name:PATTERN (the one process whose command line matches), docker:NAME or docker:NAME/PID.

@@ -62,7 +62,7 @@ def _options(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("target", nargs="?", help="a PID, name:PATTERN, docker:NAME; without: this machine and context")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout (schema safedlv.diagnosis/1)")
-    parser.add_argument("--tracer", default="self", metavar="WHO", help=f"whose place to try from: {FORMS}")
+    parser.add_argument("--tracer", metavar="WHO", help=f"whose place to try from: {FORMS}")
     parser.add_argument("--probe-timeout", type=float, default=STOP_WITHIN, metavar="SECONDS", help="for one stop: 2")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of safedlv's own failures")
     options = parser.parse_args(words)
@@ -71,8 +71,10 @@ def _options(words: list[str]) -> argparse.Namespace:
     return options
 
 
-def diagnose(text: str, timeout: float = STOP_WITHIN, who: str = "self") -> Diagnosis:
+def diagnose(text: str, timeout: float = STOP_WITHIN, who: str | None = None) -> Diagnosis:
     """Look at the process that ``text`` names, probe it from the place of ``who``, and say what it means.
+
+    Without ``who``: from what ``docker exec`` would start for a container, where that can be read, else from here.
 
     Raises UsageError; SafedlvError with the exit code of "undetermined" when a name cannot be looked up.
     """
@@ -86,6 +88,7 @@ def diagnose(text: str, timeout: float = STOP_WITHIN, who: str = "self") -> Diag
         raise SafedlvError(error.sentence, error.hint, error.code if error.code == 2 else UNDETERMINED) from error
     if found.pid == os.getpid() or not runner.way_back_is_open(found.pid, found.before):
         return diagnose_attempt(found, None)
+    who = who or ("container" if found.container and os.geteuid() == 0 else "self")
     context = context_of(who, found)
     if context is not None:
         with context:

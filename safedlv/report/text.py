@@ -111,6 +111,8 @@ def _step_lines(step: Step) -> list[str]:
 
 
 def _words(step: Step) -> str:
+    if step.step == "process_vm_readv":
+        return "dlv reads with PEEKDATA instead, which is slower"
     return WORDS.get(step.errno or "", "refused")
 
 
