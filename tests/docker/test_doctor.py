@@ -1,0 +1,99 @@
+"""``safedlv doctor docker:NAME``: would ``docker exec`` be able to debug, why not, and what would mend it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+
+from tests.docker.conftest import Engine
+from tests.docker.test_context import profile, rule
+from tests.support import SAFEDLV, assert_unharmed, require
+
+
+@frozen
+class Case:
+    run: tuple[str, ...]
+    profile: str | None
+    tracer: tuple[str, ...]
+    causes: frozenset[str]
+    fix: tuple[str, ...]
+    """The ids of the changes; () for none."""
+
+
+NONE = profile(rule("SCMP_ACT_ERRNO"))
+CASES = {
+    "default": Case((), None, (), frozenset(), ()),
+    "paused": Case((), None, (), frozenset({"frozen"}), ()),
+    "no-new-privileges": Case(("--security-opt", "no-new-privileges"), None, (), frozenset(), ()),
+    "cap-drop ALL": Case(("--cap-drop", "ALL"), None, (), frozenset(), ()),
+    "non-root, exec as root": Case(
+        ("--user", "1000"), None, ("--tracer", "container:0"), frozenset({"credentials"}), ("user",)
+    ),
+    "root, exec as somebody": Case(
+        (),
+        None,
+        ("--tracer", "container:1000"),
+        frozenset({"credentials", "capability-excess"}),
+        ("user", "cap:sys_ptrace"),
+    ),
+    "a profile against ptrace": Case((), NONE, (), frozenset({"seccomp"}), ("seccomp",)),
+    "a profile against SETOPTIONS": Case(
+        (), profile(rule("SCMP_ACT_ERRNO", 0x4200)), (), frozenset({"seccomp"}), ("seccomp",)
+    ),
+    "a profile, and another user": Case(
+        ("--user", "1000"),
+        NONE,
+        ("--tracer", "container:0"),
+        frozenset({"credentials", "seccomp"}),
+        ("user", "seccomp"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_doctor(docker_engine: Engine, prober_image: str, tmp_path: Path, newest_dlv: str, name: str) -> None:
+    require(os.geteuid() == 0, "enters containers as root")
+    case = CASES[name]
+    options = list(case.run)
+    if case.profile:
+        (tmp_path / "profile.json").write_text(case.profile)
+        options += ["--security-opt", f"seccomp={tmp_path / 'profile.json'}"]
+    pid = docker_engine.run(*options, prober_image, "/prober", "sleep")
+    if name == "paused":
+        docker_engine.docker("pause", docker_engine.last)
+    words = [*SAFEDLV, "doctor", "--json", "--probe-timeout", "0.5", f"docker:{docker_engine.last}", *case.tracer]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stderr == ""
+    answer = json.loads(done.stdout)
+    if name == "paused":
+        docker_engine.docker("unpause", docker_engine.last)
+    assert {cause["id"] for cause in answer["causes"]} == case.causes, json.dumps(answer["causes"], indent=1)
+    assert tuple((answer["fix"] or {"ids": ()})["ids"]) == case.fix
+    assert answer["verdict"] == ("blocked" if case.causes else "ok")
+    assert answer["target"]["pid"] == pid
+    assert answer["target"]["inner_pid"] == 1
+    assert_unharmed(pid)
+
+
+def test_the_change_is_what_docker_exec_needs(docker_engine: Engine, prober_image: str, newest_dlv: str) -> None:
+    """A program in the container itself is refused as root, and passes as the user that the doctor names."""
+    docker_engine.run("--user", "1000:1000", prober_image, "/prober", "sleep")
+    words = [*SAFEDLV, "doctor", "--json", f"docker:{docker_engine.last}", "--tracer", "container:0"]
+    answer = json.loads(subprocess.run(words, capture_output=True, text=True, check=False, timeout=60).stdout)
+    assert answer["fix"]["changes"] == ["run the debugger as the target's own user (uid 1000, gid 1000)"]
+    assert errnos(docker_engine, "0")["attach"] == errno.EPERM
+    as_told = errnos(docker_engine, "1000:1000")
+    as_told.pop("process_vm_readv")  # this engine's profile may refuse it; dlv does without it
+    assert set(as_told.values()) == {0}
+
+
+def errnos(engine: Engine, user: str) -> dict[str, int]:
+    """What the program in the container gets when ``docker exec`` starts it as ``user``."""
+    done = engine.docker("exec", "-u", user, engine.last, "/prober", "1")
+    return {name: int(number) for name, number in (line.split() for line in done.stdout.decode().splitlines())}
