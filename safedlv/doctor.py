@@ -6,6 +6,7 @@ import argparse
 import io
 import os
 import sys
+from typing import TextIO
 
 from attrs import evolve
 
@@ -15,6 +16,7 @@ from safedlv.diagnosis.access_rules import rulings, supposing_same_user_namespac
 from safedlv.diagnosis.causes import causes, verdict
 from safedlv.diagnosis.checks import checks
 from safedlv.diagnosis.evidence import Evidence
+from safedlv.diagnosis.ladder import ladder
 from safedlv.diagnosis.sides import Side
 from safedlv.errors import SafedlvError, UsageError
 from safedlv.facts import credentials
@@ -30,6 +32,7 @@ from safedlv.probe.context import Context
 from safedlv.standpoint import FORMS, context_of
 
 UNDETERMINED = 3
+NOBODY = -1
 SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h
 EXIT_CODES = {"ok": 0, "blocked": 10, "degraded": 11, "undetermined": UNDETERMINED}
 STOP_WITHIN = 2.0
@@ -52,8 +55,13 @@ def doctor(words: list[str]) -> int:
 
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # names may hold what this terminal's encoding has not
-        sys.stdout.write(report(diagnosis, colour=sys.stdout.isatty()))
+        sys.stdout.write(report(diagnosis, colour=wants_colour(sys.stdout)))
     return EXIT_CODES[diagnosis.verdict]
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Colours are for a terminal, and for those who have not said NO_COLOR (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def _options(words: list[str]) -> argparse.Namespace:
@@ -124,7 +132,8 @@ def diagnose_from(context: Context, who: str, found: target.Found, timeout: floa
 def _side_of(context: Context) -> Side:
     """The tracer as the access rules see it: the process whose context it is, with the context's ids and sets."""
     base = read_side(read_process(context.source))
-    return evolve(base, uid=context.uid, gid=context.gid, capabilities=context.capabilities)
+    # It is a new process there: not the source, which may be the target itself.
+    return evolve(base, pid=NOBODY, tgid=NOBODY, uid=context.uid, gid=context.gid, capabilities=context.capabilities)
 
 
 def _maybe(raw: runner.RawAttempt | None) -> Attempt | None:
@@ -227,6 +236,7 @@ def _diagnosis(evidence: Evidence, found: target.Found | None) -> Diagnosis:
         verdict=verdict(listed, evidence.attempt),
         causes=listed,
         checks=checks(evidence),
+        ladder=ladder(evidence, listed),
     )
 
 

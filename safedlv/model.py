@@ -285,6 +285,16 @@ class Tracer:
 
 
 @frozen
+class Rung:
+    """One layer that the kernel asks, in its order."""
+
+    id: str
+    mark: str
+    """``passed``, ``refused``, ``refuses too``, ``not reached`` or ``unknown``."""
+    why: str
+
+
+@frozen
 class Fix:
     """The smallest set of changes with which the probe passes."""
 
@@ -317,3 +327,5 @@ class Diagnosis:
     """What of the tracer's context could not be taken on; a sentence each."""
     held_us: int = 0
     """For how long all attempts of this diagnosis together held the target's threads, in microseconds."""
+    ladder: tuple[Rung, ...] = ()
+    """The layers in the kernel's order, for an attach that was refused."""

@@ -28,6 +28,7 @@ def as_dict(diagnosis: Diagnosis) -> dict[str, Any]:
         "causes": [_cause(cause) for cause in diagnosis.causes],
         "checks": [{"id": c.id, "status": c.status, "summary": c.summary} for c in diagnosis.checks],
         "fix": None if diagnosis.fix is None else _fix(diagnosis.fix),
+        "ladder": [{"layer": r.id, "mark": r.mark, "why": r.why} for r in diagnosis.ladder],
         "missing": list(diagnosis.missing),
         "held_us": diagnosis.held_us,
     }

@@ -45,6 +45,7 @@ def report(diagnosis: Diagnosis, *, colour: bool) -> str:
         lines += ["", *_wrap(f"{cause.id} ({cause.proof}): {cause.summary}", "")]
         lines += [line for proof in cause.evidence for line in _wrap(proof, "    ")]
         lines += _wrap(f"to do: {advice(cause)}", "    ") if advice(cause) else []
+    lines += _ladder(diagnosis)
     if diagnosis.fix is not None:
         lines += ["", f"The smallest change with which the probe passed (risk: {diagnosis.fix.risk}):"]
         lines += [line for change in diagnosis.fix.changes for line in _wrap(change, "  ")]
@@ -73,6 +74,16 @@ def _answer(d: Diagnosis) -> str:
         at = f"blocked at {CALLS.get(failed.step, failed.step)} with {failed.errno} ({_words(failed)})"
         return "\n".join(_wrap(f"{at}: {why}", ""))
     return "\n".join(_wrap(f"blocked: {_join(d)}", ""))
+
+
+def _ladder(d: Diagnosis) -> list[str]:
+    if not d.ladder:
+        return []
+    lines = ["", "The layers that the kernel asks, in its order:"]
+    for rung in d.ladder:
+        text = f"  {rung.mark:<11}  {rung.id}" + (f": {printable(rung.why)}" if rung.why else "")
+        lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * 17, break_long_words=False, break_on_hyphens=False)
+    return lines
 
 
 def _who(d: Diagnosis) -> str:

@@ -25,7 +25,7 @@ def plain(text: str) -> str:
 
 
 def until_layers(text: str) -> str:
-    return text.partition("What the layers state:")[0]
+    return text.partition("The layers that the kernel asks")[0].partition("What the layers state:")[0]
 
 
 def test_refused(newest_dlv: str, server: Server) -> None:

@@ -42,6 +42,15 @@ def doctor_from(target: Boxed, tmp_path: Path, **context: Any) -> dict[str, Any]
     return document
 
 
+def assert_ladder(answer: dict[str, Any], step: str | None, causes: set[str]) -> None:
+    """The layers that refuse the attach are marked, one of them as the first; an attach that passed has no ladder."""
+    marks = {rung["layer"]: rung["mark"] for rung in answer["ladder"]}
+    refusing = {layer for layer, mark in marks.items() if mark in ("refused", "refuses too")}
+    assert bool(marks) == (step == "attach")
+    assert refusing <= causes
+    assert list(marks.values()).count("refused") == (1 if step == "attach" else 0)
+
+
 # target, the tracer's context, the step that fails and its errno, the causes
 SCENES: dict[str, tuple[Sandbox, dict[str, Any], str | None, str | None, set[str]]] = {
     "another uid, no capability": (AS_1000, {"capabilities": NOTHING}, "attach", "EPERM", {"credentials"}),
@@ -133,6 +142,7 @@ def test_exactly_these_causes(scene: str, public_binary: Path, tmp_path: Path, n
         assert found == causes, json.dumps(answer["causes"], indent=1)
         assert (answer["probe"]["failed_step"], answer["probe"]["errno"]) == (step, number)
         assert answer["verdict"] == ("blocked" if causes else "ok")
+        assert_ladder(answer, step, causes)
         assert answer["probe"]["left_as_found"] is True
         assert_serves(target)
 
@@ -166,6 +176,7 @@ def test_the_same_from_outside(scene: str, public_binary: Path, newest_dlv: str)
             assert_unharmed(tracer.pid)
         assert {cause["id"] for cause in answer["causes"]} == causes, json.dumps(answer["causes"], indent=1)
         assert (answer["probe"]["failed_step"], answer["probe"]["errno"]) == (step, number)
+        assert_ladder(answer, step, causes)
         assert (answer["fix"] or {}).get("ids") == FIXES.get(scene)
         assert answer["fix"] is None or answer["fix"]["verified"] is True
         assert {cause["proof"] for cause in answer["causes"]} <= {"experiment", "observed"}

@@ -1,0 +1,52 @@
+"""The layers in the kernel's order, each with a mark: what a refused attach met, and would meet next. Pure."""
+
+from __future__ import annotations
+
+from safedlv.diagnosis.access_rules import ALLOWS, REFUSES, Ruling
+from safedlv.diagnosis.evidence import Evidence
+from safedlv.model import Cause, Rung
+
+
+def ladder(e: Evidence, causes: tuple[Cause, ...]) -> tuple[Rung, ...]:
+    """The rungs for an attach that was refused; none for one that passed: what was measured outranks every rule.
+
+    ``passed``, ``refused`` (the first, which answered), ``refuses too`` (it would answer next), ``not reached`` (it
+    would let the call pass) and ``unknown``.
+    """
+    failed = e.attempt.failed if e.attempt else None
+    if failed is None or failed.step != "attach":
+        return ()
+    proved = {cause.id for cause in causes}
+    rungs: list[Rung] = []
+    reached = True
+    for ruling in e.rulings:
+        if ruling.stops_attach:
+            answer = _answer(e, ruling, proved)
+            rungs.append(Rung(ruling.id, _mark(answer, reached=reached), ruling.why if answer != ALLOWS else ""))
+            reached = reached and answer != REFUSES
+    return tuple(rungs)
+
+
+def _answer(e: Evidence, ruling: Ruling, proved: set[str]) -> str:
+    """The rule's answer, or what an experiment found out about that layer."""
+    if ruling.id == "seccomp":
+        return REFUSES if _filter_refuses_attach(e) else ALLOWS if _filters_are_known(e) else ruling.answer
+    return REFUSES if ruling.id in proved else ruling.answer
+
+
+def _filter_refuses_attach(e: Evidence) -> bool:
+    if e.with_powers is not None:
+        return e.with_powers.failed is not None and e.with_powers.failed.step == "attach"
+    return e.nobody not in (None, "ESRCH")
+
+
+def _filters_are_known(e: Evidence) -> bool:
+    return e.filtered is False or e.nobody is not None or e.with_powers is not None
+
+
+def _mark(answer: str, *, reached: bool) -> str:
+    if answer == REFUSES:
+        return "refused" if reached else "refuses too"
+    if answer == ALLOWS:
+        return "passed" if reached else "not reached"
+    return "unknown"
