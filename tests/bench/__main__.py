@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from safedlv import target
+from safedlv.facts.process import list_processes
 from safedlv.probe import runner
 from tests.clients import JsonRpc
 from tests.support import ROOT, Server, build_go, new_dlv, status
@@ -41,6 +42,7 @@ def main() -> int:
         with large_program() as large:
             first_answer(dlv, large, rounds)
         probe_stops(server.pid, rounds * 50)
+        every_process(rounds)
         relayed(dlv, server.pid)
         memory(server.pid)
     finally:
@@ -153,6 +155,43 @@ def probe_stops(pid: int, times: int) -> None:
     last = sorted(leader)[int(times * 0.99)]
     show(f"the probe holds the target ({times} probes)", statistics.median(leader), "us", f"99th percentile {last} us")
     show("and its other threads, one at a time, in all", statistics.median(others), "us")
+
+
+# ------------------------------------------------------------ the list of all processes
+
+
+def every_process(rounds: int) -> None:
+    """``doctor --all`` with about 100 and with about 1,000 processes on the machine, in turns."""
+    few: list[float] = []
+    many: list[float] = []
+    present = [0, 0]
+    for _ in range(max(rounds // 4, 3)):
+        for which, (number, times) in enumerate(((100, few), (1000, many))):
+            with sleepers(number) as present[which]:
+                times.append(timed(list_all))
+    some, most = statistics.median(few), statistics.median(many)
+    per_process = (most - some) / (present[1] - present[0])
+    show(f"safedlv doctor --all, {present[0]} processes", some * 1e3, "ms")
+    note = f"{per_process * 1e6:.0f} us for one more; per process {most / present[1] / (some / present[0]):.2f} of that"
+    show(f"safedlv doctor --all, {present[1]} processes", most * 1e3, "ms", note)
+
+
+def list_all() -> None:
+    subprocess.run([*safedlv_command(), "doctor", "--all", "--json"], stdout=subprocess.DEVNULL, check=True)
+
+
+@contextmanager
+def sleepers(total: int) -> Iterator[int]:
+    """Enough ``sleep``s that there are ``total`` processes, kernel threads included; gives how many there are."""
+    present = len(list(list_processes()))
+    started = [subprocess.Popen(["sleep", "600"]) for _ in range(total - present)]
+    try:
+        yield present + len(started)
+    finally:
+        for process in started:
+            process.kill()
+        for process in started:
+            process.wait()
 
 
 # ------------------------------------------------------------ the relay

@@ -93,9 +93,10 @@ def left(directory: Path) -> list[int]:
 def python_for_everyone() -> str | None:
     """A Python that an ordinary user may start; the tests' own may lie in root's home."""
     for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
-        words = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", python, "-c"]
+        # By way of a shell: setpriv itself still has root's capabilities when it looks the program up.
+        words = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "sh", "-c", 'exec "$0" -c "$1"']
         check = "import sys; sys.exit(sys.version_info < (3, 11))"
-        if not subprocess.run([*words, check], cwd="/", capture_output=True, check=False).returncode:
+        if not subprocess.run([*words, python, check], cwd="/", capture_output=True, check=False).returncode:
             return python
     return None
 

@@ -128,7 +128,8 @@ def test_a_helper_keeps_no_pipe_of_the_caller_open() -> None:
 def test_signals_are_as_a_shell_gives_them() -> None:
     with start(Sandbox(), SLEEP) as running:
         said = status(running.pid)
-        assert {said["SigIgn"], said["SigBlk"], said["SigCgt"]} == {"0" * 16}
+        # The C library keeps 32 and 33 for itself, and its posix_spawn, which make uses, leaves them ignored.
+        assert not {int(said[key], 16) & ~(3 << 31) for key in ("SigIgn", "SigBlk", "SigCgt")} - {0}
         running.stop()
         assert running.state() == "T"
         running.cont()

@@ -56,6 +56,16 @@ def test_apparmor_labels(label: str | Unknown | None, profile: AppArmorProfile |
     assert apparmor_profile(label) == profile
 
 
+def test_ancestors_that_were_met_are_not_read_again() -> None:
+    met: dict[int, tuple[int, ...]] = {}
+    above = read_ancestors(os.getpid(), met)
+    assert isinstance(above, tuple)
+    assert above == read_ancestors(os.getpid())
+    assert met == {pid: above[place + 1 :] for place, pid in enumerate(above)}
+    met[os.getppid()] = (4194304,)
+    assert read_ancestors(os.getpid(), met) == (os.getppid(), 4194304)
+
+
 def test_a_process_that_is_not_there() -> None:
     nobody = 1 << 22
     assert isinstance(read_ancestors(nobody), Unknown)

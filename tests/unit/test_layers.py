@@ -35,6 +35,7 @@ RANKS = {
     "session": 3,
     "attach": 4,
     "doctor": 4,
+    "survey": 4,
     "cli": 5,
     "__main__": 6,
 }
