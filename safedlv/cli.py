@@ -14,6 +14,7 @@ safedlv: a drop-in for `dlv attach` that explains a refused attach and never har
 usage:
   safedlv attach [dlv attach's own flags] TARGET [EXECUTABLE]   attach, as dlv attach does
   safedlv doctor [TARGET] [--json] [--tracer WHO]               can a debugger attach, and if not, why
+  safedlv doctor --all [--json] [--probe]                       the same of every Go process, in a line each
   safedlv version
 
 A TARGET is a PID, name:PATTERN (the one process whose command line matches), docker:NAME or docker:NAME/PID.

@@ -6,6 +6,7 @@ import argparse
 import io
 import os
 import sys
+from functools import partial
 from typing import TextIO
 
 from attrs import evolve
@@ -41,6 +42,10 @@ STOP_WITHIN = 2.0
 def doctor(words: list[str]) -> int:
     """The command; returns the exit code of contract (0 works, 10 blocked, 11 degraded, 3 undetermined)."""
     options = _options(words)
+    if options.all:
+        from safedlv.survey import survey
+
+        return survey(partial(probe_from_here, options.probe_timeout) if options.probe else None, as_json=options.json)
     diagnosis = (
         diagnose_context()
         if options.target is None
@@ -70,12 +75,18 @@ def _options(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("target", nargs="?", help="a PID, name:PATTERN, docker:NAME; without: this machine and context")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout (schema safedlv.diagnosis/1)")
+    parser.add_argument("--all", action="store_true", help="list every Go process with its verdict; nothing is probed")
+    parser.add_argument("--probe", action="store_true", help="with --all: probe each of them, which stops it briefly")
     parser.add_argument("--tracer", metavar="WHO", help=f"whose place to try from: {FORMS}")
     parser.add_argument("--probe-timeout", type=float, default=STOP_WITHIN, metavar="SECONDS", help="for one stop: 2")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of safedlv's own failures")
     options = parser.parse_args(words)
     if not 0 < options.probe_timeout <= LONGEST_PROBE:
         raise UsageError(f"--probe-timeout is in seconds, more than 0 and at most {LONGEST_PROBE}")
+    if options.all and (options.target is not None or options.tracer is not None):
+        raise UsageError("--all lists every Go process, as seen from here: it takes no TARGET and no --tracer")
+    if options.probe and not options.all:
+        raise UsageError("--probe belongs to --all", "safedlv doctor TARGET probes in any case")
     return options
 
 
@@ -103,6 +114,13 @@ def diagnose(text: str, timeout: float = STOP_WITHIN, who: str | None = None) ->
             return diagnose_from(context, who, found, timeout)
     probe = runner.start(found.pid, found.procdir, found.before, timeout)
     return diagnose_attempt(found, probe.result())
+
+
+def probe_from_here(timeout: float, found: target.Found) -> Diagnosis:
+    """Probe from our own place, if a target that cannot stop could be left without a trace; and what it means."""
+    open_ = runner.way_back_is_open(found.pid, found.before)
+    probe = runner.start(found.pid, found.procdir, found.before, timeout) if open_ else None
+    return diagnose_attempt(found, probe.result() if probe else None)
 
 
 def diagnose_from(context: Context, who: str, found: target.Found, timeout: float) -> Diagnosis:

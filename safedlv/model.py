@@ -242,6 +242,33 @@ class Attempt:
 
 
 @frozen
+class ListedProcess:
+    """One line of the list of Go processes."""
+
+    pid: int
+    uid: int | Unknown
+    """The real user id."""
+    verdict: str
+    """``ok``, ``degraded``, ``blocked`` or ``undetermined``."""
+    causes: tuple[str, ...]
+    """Ids of causes."""
+    go_version: str | Unknown
+    command: str
+    """The command line, its words joined by spaces; the process chose it."""
+
+
+@frozen
+class ProcessList:
+    """Every Go process that could be seen."""
+
+    processes: tuple[ListedProcess, ...]
+    probed: bool
+    """False: the verdicts are what the kernel states and its rules say; nothing was tried."""
+    unreadable: int
+    """Processes whose executable could not be read: Go programs or not."""
+
+
+@frozen
 class Target:
     """Whom the user meant: a process that was found, with its identity."""
 

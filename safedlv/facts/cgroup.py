@@ -199,6 +199,17 @@ def read_cgroup(procdir: ProcDir) -> Cgroup:
     )
 
 
+def read_mounts() -> tuple[Mount, ...] | Unknown:
+    """The cgroup mounts that the reader sees."""
+    return parsed(read_system(MOUNTINFO), parse_mountinfo, MOUNTINFO)
+
+
+def read_frozen(procdir: ProcDir, mounts: tuple[Mount, ...] | Unknown) -> bool | Unknown:
+    """Whether a process is frozen, and nothing else of its cgroup: for many processes and one reading of the mounts."""
+    membership = parsed(read(procdir, "cgroup"), parse_membership, f"{procdir.path}/cgroup")
+    return membership if isinstance(membership, Unknown) else _freezing(_Hierarchies(membership, mounts))[0]
+
+
 def directory(procdir: ProcDir, controller: str = V2) -> str | Unknown:
     """The directory of a process's cgroup in one hierarchy, for who wants to write there (the guard's freezer)."""
     source = f"{procdir.path}/cgroup"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from attrs import evolve
+
 from safedlv.facts import landlock
 from safedlv.facts.procfs import ProcDir
 from safedlv.facts.reading import decimal, parsed, read, read_system, unknown
@@ -41,6 +43,17 @@ def read_security_modules(procdir: ProcDir, count_landlock_layers: bool = False)
         yama_scope=yama_scope(loaded),
         landlock_abi=abi,
         landlock_free_layers=landlock.free_layers() if count_landlock_layers and abi is not None else None,
+    )
+
+
+def labels_beside(procdir: ProcDir, machine: SecurityModules) -> SecurityModules:
+    """The labels of another process of a machine whose modules have been read: what is loaded is not read again."""
+    return evolve(
+        machine,
+        apparmor=_label(procdir, "apparmor", machine.loaded),
+        selinux=_label(procdir, "selinux", machine.loaded),
+        smack=_label(procdir, "smack", machine.loaded),
+        landlock_free_layers=None,
     )
 
 

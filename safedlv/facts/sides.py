@@ -44,8 +44,15 @@ GENERATIONS = 1000
 """Where a walk up the parents ends even if PIDs are recycled under it in a circle."""
 
 
-def read_side(facts: ProcessFacts) -> Side:
-    """A tracer or a target. What only root may read stays unknown for another reader."""
+Ancestry = dict[int, tuple[int, ...]]
+"""The ancestors of processes that a reader of many has met: see :func:`read_ancestors`."""
+
+
+def read_side(facts: ProcessFacts, met: Ancestry | None = None) -> Side:
+    """A tracer or a target. What only root may read stays unknown for another reader.
+
+    ``met``: kept by a caller that reads many sides, see :func:`read_ancestors`.
+    """
     status, modules = facts.status, facts.modules
     user_ns = read_user_namespaces(facts.pid)
     return Side(
@@ -60,7 +67,7 @@ def read_side(facts: ProcessFacts) -> Side:
         kernel_thread=status.kernel_thread,
         state=status.state,
         tracer_pid=status.tracer_pid,
-        ancestors=read_ancestors(facts.pid),
+        ancestors=read_ancestors(facts.pid, met),
         ptracer=None if modules.yama_scope is None else Unknown("ENODATA", "PR_SET_PTRACER"),
         seccomp=None if status.seccomp == 0 else _or(status.seccomp, Unknown("ENODATA", "the seccomp filters")),
         landlock=_landlock(modules, of_reader=facts.pid == os.getpid()),
@@ -146,13 +153,17 @@ def _memory_namespace(user_ns: UserNamespaces | Unknown) -> UserNamespaces | Unk
 # ---------------------------------------------------------------- the rest of a side
 
 
-def read_ancestors(pid: int) -> tuple[int, ...] | Unknown:
+def read_ancestors(pid: int, met: Ancestry | None = None) -> tuple[int, ...] | Unknown:
     """The parents of a process up to the first: PPid is the real parent's thread group, whoever traces it.
 
     A parent outside the reader's PID namespace is 0 and ends the walk: its own parents are outside as well.
+    ``met`` holds what earlier walks found, so that the way up from many processes is read once.
     """
+    met = {} if met is None else met
     found: list[int] = []
     while len(found) < GENERATIONS:
+        if pid in met:
+            return (*found, *met[pid])
         try:
             with ProcDir(pid) as procdir:
                 stat = read_stat(procdir)
@@ -161,6 +172,7 @@ def read_ancestors(pid: int) -> tuple[int, ...] | Unknown:
         if isinstance(stat, Unknown):
             return stat
         if stat.ppid == 0:
+            met.update({child: tuple(found[place + 1 :]) for place, child in enumerate(found)})
             return tuple(found)
         pid = stat.ppid
         found.append(pid)

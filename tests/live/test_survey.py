@@ -31,11 +31,11 @@ NOBODY = 65534
 
 def ask(*flags: str, only: int | None = None, uid: int | None = None) -> str:
     """What ``doctor --all`` prints; ``only``: on a machine where no other process is (so a probe stops no other)."""
-    lines = ["import locale, os, sys, safedlv.cli, safedlv.doctor, safedlv.survey, safedlv.report.survey"]
+    lines = ["import os, sys, safedlv.cli, safedlv.doctor, safedlv.survey, safedlv.report.survey"]
     if only is not None:
         lines.append(f"safedlv.survey.list_processes = lambda: sorted([os.getpid(), {only}])")
     if uid is not None:  # by now all is imported, from directories that may be closed to that user
-        lines.append(f"os.setgroups([]); os.setgid({uid}); os.setuid({uid})")
+        lines += ["safedlv.doctor._options([])", f"os.setgroups([]); os.setgid({uid}); os.setuid({uid})"]
     lines.append("sys.exit(safedlv.cli.main(['doctor', '--all', *sys.argv[1:]]))")
     command = [sys.executable, "-c", "\n".join(lines), *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
