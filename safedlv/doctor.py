@@ -93,8 +93,7 @@ def _options(words: list[str]) -> argparse.Namespace:
 def diagnose(text: str, timeout: float = STOP_WITHIN, who: str | None = None) -> Diagnosis:
     """Look at the process that ``text`` names, probe it from the place of ``who``, and say what it means.
 
-    Without ``who``: from what ``docker exec`` would start for a container, where that can be read, else from here.
-
+    Without ``who``: for a container and as root from what ``docker exec`` would start there, else from here.
     Raises UsageError; SafedlvError with the exit code of "undetermined" when a name cannot be looked up.
     """
     try:
@@ -105,22 +104,21 @@ def diagnose(text: str, timeout: float = STOP_WITHIN, who: str | None = None) ->
         raise
     except SafedlvError as error:
         raise SafedlvError(error.sentence, error.hint, error.code if error.code == 2 else UNDETERMINED) from error
-    if found.pid == os.getpid() or not runner.way_back_is_open(found.pid, found.before):
-        return diagnose_attempt(found, None)
     who = who or ("container" if found.container and os.geteuid() == 0 else "self")
     context = context_of(who, found)
-    if context is not None:
-        with context:
-            return diagnose_from(context, who, found, timeout)
-    probe = runner.start(found.pid, found.procdir, found.before, timeout)
-    return diagnose_attempt(found, probe.result())
+    if context is None:
+        return probe_from_here(timeout, found)
+    with context:
+        if not runner.way_back_is_open(found.pid, found.before):
+            return diagnose_attempt(found, None)
+        return diagnose_from(context, who, found, timeout)
 
 
 def probe_from_here(timeout: float, found: target.Found) -> Diagnosis:
-    """Probe from our own place, if a target that cannot stop could be left without a trace; and what it means."""
-    open_ = runner.way_back_is_open(found.pid, found.before)
-    probe = runner.start(found.pid, found.procdir, found.before, timeout) if open_ else None
-    return diagnose_attempt(found, probe.result() if probe else None)
+    """Probe from our own place, unless it is ourselves or could not be left without a trace; and what it means."""
+    if found.pid == os.getpid() or not runner.way_back_is_open(found.pid, found.before):
+        return diagnose_attempt(found, None)
+    return diagnose_attempt(found, runner.start(found.pid, found.procdir, found.before, timeout).result())
 
 
 def diagnose_from(context: Context, who: str, found: target.Found, timeout: float) -> Diagnosis:
