@@ -40,11 +40,10 @@ def attach(words: list[str]) -> int:
     if line.text("waitfor"):  # dlv listens, and says so, before it waits
         listener = _listener(line)
         _announce(line, listener, log)
-    found = _the_target(line)
+    found = _the_go_process(_the_target(line), line)
     attempt, listener = _probe(found, line, listener)
     if attempt is None or runner.refused(attempt):
         return _explain(found, attempt, listener)
-    found = _the_go_process(found, line)
     if line.on("no-proxy"):
         return delegate.become(dlv, [*line.handed_on(()), str(found.pid), *line.args[1:]])
     return _session(dlv, line, found, listener, log)

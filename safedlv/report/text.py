@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from safedlv.diagnosis import refusals
 from safedlv.diagnosis.advice import advice
 from safedlv.errors import printable
 from safedlv.model import Attempt, Diagnosis, Step
@@ -12,12 +13,7 @@ WIDTH = 80
 MARKS = {"pass": "ok  ", "fail": "FAIL", "warn": "note", "skip": "?   "}
 COLOURS = {"ok": "32", "degraded": "33", "blocked": "31", "undetermined": "33", "fail": "31", "warn": "33"}
 CALLS = {
-    "attach": "PTRACE_ATTACH",
-    "setoptions": "PTRACE_SETOPTIONS",
-    "cont": "PTRACE_CONT",
-    "getregset": "PTRACE_GETREGSET",
-    "peekdata": "PTRACE_PEEKDATA",
-    "pokedata": "PTRACE_POKEDATA",
+    **refusals.CALLS,
     "tgkill": "tgkill of a thread",
     "threads": "attaching to every thread",
     "auxv": "opening /proc/PID/auxv",
