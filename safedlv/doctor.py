@@ -18,6 +18,7 @@ from safedlv.diagnosis.causes import causes, verdict
 from safedlv.diagnosis.checks import checks
 from safedlv.diagnosis.evidence import Evidence
 from safedlv.diagnosis.ladder import ladder
+from safedlv.diagnosis.remedies import commands
 from safedlv.diagnosis.sides import Side
 from safedlv.errors import SafedlvError, UsageError
 from safedlv.facts import credentials
@@ -136,10 +137,11 @@ def diagnose_from(context: Context, who: str, found: target.Found, timeout: floa
         outside=findings.plain.inner_pid is None,
         rulings=rulings(tracer, supposing_same_user_namespace(tracer, read_side(facts)), read_world(facts.modules)),
     )
+    diagnosis = _diagnosis(evidence, found)
     return evolve(
-        _diagnosis(evidence, found),
+        diagnosis,
         tracer=Tracer(who, context.uid.real, context.gid.real, context.capabilities.effective),
-        fix=_fix(findings.fix),
+        fix=_fix(findings.fix, diagnosis.target, facts),
         missing=tuple(line for line in findings.plain.missing if not line.startswith("landlock:") or plain.failed),
         held_us=findings.held_us,
     )
@@ -156,11 +158,13 @@ def _maybe(raw: runner.RawAttempt | None) -> Attempt | None:
     return attempt_of(raw) if raw is not None else None
 
 
-def _fix(changes: tuple[Change, ...] | None) -> Fix | None:
-    if not changes:
+def _fix(changes: tuple[Change, ...] | None, meant: Target | None, facts: ProcessFacts) -> Fix | None:
+    if not changes or meant is None:
         return None
+    ids = tuple(change.id for change in changes)
     risk = "medium" if any(change.risk != "low" for change in changes) else "low"
-    return Fix(tuple(change.words for change in changes), tuple(change.id for change in changes), risk, verified=True)
+    words = tuple(change.words for change in changes)
+    return Fix(words, ids, risk, verified=True, commands=commands(ids, meant, facts))
 
 
 def diagnose_attempt(found: target.Found, raw: runner.RawAttempt | None) -> Diagnosis:

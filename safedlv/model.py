@@ -333,6 +333,8 @@ class Fix:
     """``low``, ``medium`` or ``high``."""
     verified: bool
     """The probe was run with just these changes, and passed."""
+    commands: tuple[tuple[str, str], ...] = ()
+    """(runtime, what to type there); only where the changes can be made by one command."""
 
 
 @frozen

@@ -95,7 +95,7 @@ def _fix(fix: Fix) -> dict[str, Any]:
         "ids": list(fix.ids),
         "risk": fix.risk,
         "verified": fix.verified,
-        "commands": {},
+        "commands": dict(fix.commands),
     }
 
 

@@ -45,6 +45,7 @@ def report(diagnosis: Diagnosis, *, colour: bool) -> str:
     if diagnosis.fix is not None:
         lines += ["", f"The smallest change with which the probe passed (risk: {diagnosis.fix.risk}):"]
         lines += [line for change in diagnosis.fix.changes for line in _wrap(change, "  ")]
+        lines += [f"    $ {printable(command, 1000)}" for _, command in diagnosis.fix.commands]
     if diagnosis.missing:
         lines += ["", "What of that context could not be taken on:"]
         lines += [line for sentence in diagnosis.missing for line in _wrap(printable(sentence), "  ")]

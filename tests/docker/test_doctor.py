@@ -87,13 +87,16 @@ def test_the_change_is_what_docker_exec_needs(docker_engine: Engine, prober_imag
     words = [*SAFEDLV, "doctor", "--json", f"docker:{docker_engine.last}", "--tracer", "container:0"]
     answer = json.loads(subprocess.run(words, capture_output=True, text=True, check=False, timeout=60).stdout)
     assert answer["fix"]["changes"] == ["run the debugger as the target's own user (uid 1000, gid 1000)"]
-    assert errnos(docker_engine, "0")["attach"] == errno.EPERM
-    as_told = errnos(docker_engine, "1000:1000")
+    assert errnos(docker_engine, "-u", "0", docker_engine.last)["attach"] == errno.EPERM
+    told = answer["fix"]["commands"]["docker"].split()
+    assert told[:3] == ["docker", "exec", "-it"]  # there is no terminal here, and no dlv in the image
+    assert told[-3:] == ["dlv", "attach", "1"]
+    as_told = errnos(docker_engine, *told[3:-3])
     as_told.pop("process_vm_readv")  # this engine's profile may refuse it; dlv does without it
     assert set(as_told.values()) == {0}
 
 
-def errnos(engine: Engine, user: str) -> dict[str, int]:
-    """What the program in the container gets when ``docker exec`` starts it as ``user``."""
-    done = engine.docker("exec", "-u", user, engine.last, "/prober", "1")
+def errnos(engine: Engine, *how: str) -> dict[str, int]:
+    """What the program in the container gets when it is started by ``docker exec HOW``."""
+    done = engine.docker("exec", *how, "/prober", "1")
     return {name: int(number) for name, number in (line.split() for line in done.stdout.decode().splitlines())}
