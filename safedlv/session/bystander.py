@@ -8,7 +8,6 @@ delivered to a program that knows nothing of it, and a Go program dies. dlv does
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
@@ -25,8 +24,16 @@ OBEYS_WITHIN = 1.0  # seconds for dlv to act on a halt, before it is told again
 GIVES_UP_AFTER = 15.0
 SIGTRAP_BIT = 1 << (signal.SIGTRAP - 1)
 FIRST_ID = 1 << 40  # no client counts that far
-JSON_RPC = b'{"method":"RPCServer.Command","params":[{"name":"%s"}],"id":%d}\n'
-DAP = b'{"seq":%d,"type":"request","command":"%s","arguments":{"threadId":1}}'
+JSON_RPC = {
+    "halt": b'{"method":"RPCServer.Command","params":[{"name":"halt"}],"id":%d}\n',
+    "continue": b'{"method":"RPCServer.Command","params":[{"name":"continue"}],"id":%d}\n',
+    "detach": b'{"method":"RPCServer.Detach","params":[{"Kill":false}],"id":%d}\n',
+}
+DAP = {
+    "halt": b'{"seq":%d,"type":"request","command":"pause","arguments":{"threadId":1}}',
+    "continue": b'{"seq":%d,"type":"request","command":"continue","arguments":{"threadId":1}}',
+    "detach": b'{"seq":%d,"type":"request","command":"disconnect","arguments":{"terminateDebuggee":false}}',
+}
 
 
 class Bystander:
@@ -48,10 +55,10 @@ class Bystander:
             if stands and not self._trap_is_queued():
                 return
             if stands:
-                self._tell("continue", "continue")
+                self.tell("continue")
                 self._wait_while(self._trap_is_queued)
             elif time.monotonic() - told > OBEYS_WITHIN:
-                self._tell("halt", "pause")
+                self.tell("halt")
                 told = time.monotonic()
 
     def _stands(self) -> bool:
@@ -84,20 +91,25 @@ class Bystander:
         while condition() and time.monotonic() < deadline and not ended(self.pidfd, SAMPLE):
             pass
 
-    def _tell(self, command: str, request: str) -> None:
-        """Say it in the protocol of the connection. The reply is nobody's; dlv ends soon."""
+    def tell(self, what: str) -> bool:
+        """Tell dlv to ``halt``, ``continue`` or ``detach``, in the protocol of the connection; False: nobody to tell.
+
+        The reply is nobody's: dlv ends soon.
+        """
         if self.voice is None:
-            return
+            return False
         connection, first = self.voice
         self.number += 1
+        message = JSON_RPC[what] % self.number
         if first == b"C":
-            body = DAP % (self.number, request.encode())
+            body = DAP[what] % self.number
             message = b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
-        else:
-            message = JSON_RPC % (command.encode(), self.number)
-        with contextlib.suppress(OSError):
+        try:
             connection.settimeout(OBEYS_WITHIN)
             connection.sendall(message)
+        except OSError:
+            return False
+        return True
 
 
 def traces(dlv: int, target: int) -> bool:

@@ -6,7 +6,8 @@ dlv. While safedlv lives it does nothing else. When the lifeline ends (safedlv w
 1. waits until dlv has finished attaching: a signal would kill it before that, with breakpoints of its own in place;
 2. makes the target stand still (:class:`Bystander`), because plain dlv, when its client vanishes in the middle of
    a command, halts and detaches in one go, and often leaves its SIGTRAP queued: the target dies of it;
-3. asks dlv to leave with SIGTERM: dlv clears its breakpoints and detaches (service/rpccommon/server.go: Stop);
+3. tells dlv to detach, on a connection that it has, or with SIGTERM where there is none: it clears its breakpoints,
+   detaches and ends (service/rpccommon/server.go);
 4. removes the session's directory.
 
 Since it holds the connections too, dlv does not notice that safedlv was killed until all this is done.
@@ -31,9 +32,7 @@ DLV, CONNECTION = b"d", b"c"
 """What is said on the lifeline: dlv's PID; the first byte of a connection, with a copy of the connection."""
 
 
-def start(
-    directory: str, target: int, *, multi: bool, close: list[int], socket_path: str = ""
-) -> tuple[int, socket.socket]:
+def start(directory: str, target: int, *, close: list[int], socket_path: str = "") -> tuple[int, socket.socket]:
     """Fork the keeper of ``directory``; returns (its PID, our end of its lifeline).
 
     ``close``: descriptors that the keeper must not hold, so that whoever waits for their end is not kept waiting.
@@ -53,7 +52,7 @@ def start(
         nowhere = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(nowhere, fd)
-        Keeper(directory, target, multi=multi).keep(keeper_end)
+        Keeper(directory, target).keep(keeper_end)
         if left_behind is not None:
             _remove_socket(*left_behind)
     finally:
@@ -64,10 +63,9 @@ def start(
 class Keeper:
     """What the keeper knows of its session."""
 
-    def __init__(self, directory: str, target: int, *, multi: bool) -> None:
+    def __init__(self, directory: str, target: int) -> None:
         self.directory = directory
         self.target = target
-        self.multi = multi
         self.dlv = 0
         self.pidfd = -1
         self.connections: list[tuple[socket.socket, bytes]] = []
@@ -93,9 +91,13 @@ class Keeper:
             os.rmdir(self.directory)
 
     def _end_dlv(self) -> None:
-        self._until_ready()
-        bystander = Bystander(self.dlv, self.pidfd, self.target, self._voice())
+        own = self._until_ready()
+        bystander = Bystander(self.dlv, self.pidfd, self.target, own or self._voice())
         bystander.stand_still()
+        # A request cannot come too early; a signal can, while dlv has finished attaching and not yet asked for it.
+        if bystander.tell("detach") and ended(self.pidfd, LEAVE_WITHIN):
+            return
+        self._until_idle()
         for sign, patience in ((signal.SIGTERM, LEAVE_WITHIN), (signal.SIGTERM, LEAVE_WITHIN), (signal.SIGKILL, 5.0)):
             if ended(self.pidfd, 0):
                 return
@@ -108,37 +110,37 @@ class Keeper:
                 os.kill(self.target, SIGCONT)
 
     def _voice(self) -> tuple[socket.socket, bytes] | None:
-        """A connection to tell dlv to halt or go on by: its client's, or one of our own where it takes many."""
-        if self.multi:
-            connection = self._connect()
-            return (connection, b"{") if connection else None
+        """The connection of dlv's client."""
         return self.connections[-1] if self.connections else None
 
-    def _until_ready(self) -> None:
-        """Wait until dlv answers a request or has taken its only client: both come when it has finished attaching."""
+    def _until_ready(self) -> tuple[socket.socket, bytes] | None:
+        """Wait until dlv answers a request or has taken its only client: both come when it has finished attaching.
+
+        Returns a connection of our own when it is that which dlv answers.
+        """
         deadline = time.monotonic() + READY_WITHIN
         while time.monotonic() < deadline and not ended(self.pidfd, 0):
             connection = self._connect()
-            if connection is None:
-                if traces(self.dlv, self.target):
-                    break  # it listens before it attaches, and listens no more: its one client has come
-                ended(self.pidfd, 0.01)
-                continue
-            with connection:
+            if connection is not None:
                 if self._answered(connection, deadline):
-                    break
-        self._until_idle()
+                    return connection, b"{"
+                connection.close()
+            elif traces(self.dlv, self.target):
+                break  # it listens before it attaches, and listens no more: its one client has come
+            ended(self.pidfd, 0.01)
+        return None
 
     def _answered(self, connection: socket.socket, deadline: float) -> bool:
-        """True when dlv answered, or closed the connection because it has its only client."""
+        """True when dlv answered; False when it closed the connection, since it has its only client, or ended."""
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        poll.register(self.pidfd, select.POLLIN)
         try:
             connection.sendall(GET_VERSION)
-            poll = select.poll()
-            poll.register(connection, select.POLLIN)
-            poll.register(self.pidfd, select.POLLIN)
-            return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+            poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            return bool(connection.recv(65536, socket.MSG_DONTWAIT))
         except OSError:
-            return True
+            return False
 
     def _until_idle(self) -> None:
         """Wait until no thread of dlv runs: only then is its signal handler surely in place (cmds.go: execute)."""
@@ -173,7 +175,7 @@ def _asleep(pid: int) -> bool:
     try:
         for tid in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{tid}/stat", "rb") as file:
-                if file.read().rpartition(b") ")[2][:1] == b"R":
+                if file.read().rpartition(b") ")[2][:1] in (b"R", b"D"):
                     return False
     except OSError:
         return True

@@ -94,10 +94,9 @@ def start(dlv: str, version: str | None, line: CommandLine, found: Found, listen
     pid, terminal = found.pid, listener is None
     directory = _private_directory()
     unix = version is not None and _number(version) >= UNIX_SINCE  # TCP works with every dlv
-    multi = line.on("accept-multiclient") and not terminal
     close = [found.procdir] if listener is None else [found.procdir, listener.sock.fileno()]
     path = listener.unix_path if listener is not None and listener.unix_path.startswith("/") else ""
-    keeper_pid, lifeline = keeper.start(directory, pid, multi=multi, close=close, socket_path=path)
+    keeper_pid, lifeline = keeper.start(directory, pid, close=close, socket_path=path)
     log_read, log_write = os.pipe()
     try:
         os.mkdir(directory, 0o700)
