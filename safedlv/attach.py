@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from safedlv.session.listen import Listener
     from safedlv.target import Found
 
-STOP_WITHIN = 2.0
-"""Seconds for the target to stop when it is probed, before it is given up (--probe-timeout)."""
-
 
 def attach(words: list[str]) -> int:
     """``safedlv attach``: the exit code of the session, 1 when the attach is refused. Raises SafedlvError."""
@@ -55,7 +52,7 @@ def _probe(
     """Probe the target; meanwhile get ready for the session. No attempt when the target could not be left as it was."""
     if not runner.way_back_is_open(found.pid, found.before):
         return None, listener
-    probe = runner.start(found.pid, found.procdir, found.before, line.number("probe-timeout", STOP_WITHIN))
+    probe = runner.start(found.pid, found.procdir, found.before, line.number("probe-timeout", runner.STOP_WITHIN))
     try:
         listener = listener or _listener(line)  # before dlv is started: the address may be taken
         importlib.import_module("safedlv.session.launch")  # needed next; the probe takes as long as this

@@ -37,7 +37,6 @@ UNDETERMINED = 3
 NOBODY = -1
 SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h
 EXIT_CODES = {"ok": 0, "blocked": 10, "degraded": 11, "undetermined": UNDETERMINED}
-STOP_WITHIN = 2.0
 
 
 def doctor(words: list[str]) -> int:
@@ -79,7 +78,9 @@ def _options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="list every Go process with its verdict; nothing is probed")
     parser.add_argument("--probe", action="store_true", help="with --all: probe each of them, which stops it briefly")
     parser.add_argument("--tracer", metavar="WHO", help=f"whose place to try from: {FORMS}")
-    parser.add_argument("--probe-timeout", type=float, default=STOP_WITHIN, metavar="SECONDS", help="for one stop: 2")
+    parser.add_argument(
+        "--probe-timeout", type=float, default=runner.STOP_WITHIN, metavar="SECONDS", help="for one stop: 2"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks of safedlv's own failures")
     options = parser.parse_args(words)
     if not 0 < options.probe_timeout <= LONGEST_PROBE:
@@ -91,7 +92,7 @@ def _options(words: list[str]) -> argparse.Namespace:
     return options
 
 
-def diagnose(text: str, timeout: float = STOP_WITHIN, who: str | None = None) -> Diagnosis:
+def diagnose(text: str, timeout: float = runner.STOP_WITHIN, who: str | None = None) -> Diagnosis:
     """Look at the process that ``text`` names, probe it from the place of ``who``, and say what it means.
 
     Without ``who``: for a container and as root from what ``docker exec`` would start there, else from here.

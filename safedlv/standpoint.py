@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from safedlv.errors import SafedlvError, UsageError, printable
 
 TYPE_CHECKING = False
@@ -56,8 +58,6 @@ def _first_process(found: Found) -> int:
 
 
 def _namespace(pid: int) -> str:
-    import os
-
     try:
         return os.readlink(f"/proc/{pid}/ns/pid")
     except OSError:

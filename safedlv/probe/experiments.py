@@ -14,7 +14,6 @@ from safedlv.linux.tracing import PTRACE_ATTACH, ptrace
 from safedlv.probe import runner
 
 IMPOSSIBLE_PID = (1 << 22) + 1  # PID_MAX_LIMIT of linux/threads.h is 1 << 22
-STOP_WITHIN = 2.0
 
 
 def attach_nobody() -> str:
@@ -34,7 +33,7 @@ def attach_nobody() -> str:
     return errno.errorcode.get(os.WEXITSTATUS(status), "0")
 
 
-def attempt_on_own_child(timeout: float = STOP_WITHIN) -> runner.RawAttempt:
+def attempt_on_own_child(timeout: float = runner.STOP_WITHIN) -> runner.RawAttempt:
     """The probe on a child that does nothing and is gone afterwards."""
     read_end, write_end = os.pipe()
     child = os.fork()

@@ -17,7 +17,7 @@ import time
 
 from safedlv.linux.tracing import SIGCONT, SIGSTOP
 from safedlv.probe.rehearsal import rehearse
-from safedlv.probe.sequence import STEPS, Progress, RawStep, Sequence, TargetGoneError
+from safedlv.probe.sequence import STEPS, Progress, RawStep, Sequence, TargetGoneError, word_after
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ Held = tuple[int, int]
 RawAttempt = tuple[tuple[RawStep, ...], tuple[RawStep, ...], Held, bool]
 """The three calls, the needs, time held, left as found (model.Attempt, before anyone thinks about it)."""
 
+STOP_WITHIN = 2.0
+"""Seconds for the target to stop when it is probed, before it is given up (--probe-timeout)."""
 SIGKILL = 9
 SIGSYS = 31
 _HEADER = 8  # bytes of Progress; the marshalled result follows
@@ -189,21 +191,11 @@ class Running:
             time.sleep(0.0005)
 
     def _state(self) -> bytes:
-        return _field(self.procdir, "stat", b") ")
+        return word_after(self.procdir, "stat", b") ")
 
     def _stop_queued(self) -> bool:
-        mask = _field(self.procdir, "status", b"\nSigPnd:\t")
+        mask = word_after(self.procdir, "status", b"\nSigPnd:\t")
         return bool(mask) and bool(int(mask, 16) >> (SIGSTOP - 1) & 1)
-
-
-def _field(procdir: int, name: str, before: bytes) -> bytes:
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=procdir)
-        data = os.read(fd, 16384)
-        os.close(fd)
-    except OSError:
-        return b""
-    return (data.rpartition(before)[2].split() or [b""])[0]
 
 
 def _ignore_gone(call: Callable[[], None]) -> None:

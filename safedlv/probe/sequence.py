@@ -328,20 +328,11 @@ class Sequence:
 
     def _thread_gone(self, tid: int) -> bool:
         """Gone or ending: the kernel refuses ptrace on a thread that is on its way out."""
-        return self._thread_state(tid, "stat", b") ") in (b"", b"Z", b"X")
+        return word_after(self.procdir, f"task/{tid}/stat", b") ") in (b"", b"Z", b"X")
 
     def _stop_is_queued(self, tid: int) -> bool:
-        mask = self._thread_state(tid, "status", b"\nSigPnd:\t")
+        mask = word_after(self.procdir, f"task/{tid}/status", b"\nSigPnd:\t")
         return not mask or bool(int(mask, 16) >> (SIGSTOP - 1) & 1)
-
-    def _thread_state(self, tid: int, name: str, before: bytes) -> bytes:
-        try:
-            fd = self._open(f"task/{tid}/{name}")
-            data = os.read(fd, 8192)
-            os.close(fd)
-        except OSError:
-            return b""
-        return (data.rpartition(before)[2].split() or [b""])[0]
 
     def _hold_time(self, since: float) -> None:
         if not self.stopped:
@@ -370,6 +361,17 @@ class Sequence:
         except OSError:
             return False
         return True
+
+
+def word_after(procdir: int, name: str, before: bytes) -> bytes:
+    """The word after the last ``before`` in a file of an open /proc/PID; empty when either is not there."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=procdir)
+        data = os.read(fd, 16384)
+        os.close(fd)
+    except OSError:
+        return b""
+    return (data.rpartition(before)[2].split() or [b""])[0]
 
 
 def _us(began: float) -> int:
