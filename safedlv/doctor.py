@@ -29,7 +29,7 @@ from safedlv.facts.process import read_process
 from safedlv.facts.sides import read_side, read_world
 from safedlv.model import Attempt, Delve, Diagnosis, Fix, ProcessFacts, Step, Target, Tracer, Unknown
 from safedlv.probe import experiments, runner
-from safedlv.probe.changes import Change, Investigation
+from safedlv.probe.changes import Change, Findings, Investigation
 from safedlv.probe.context import Context
 from safedlv.standpoint import FORMS, context_of
 
@@ -132,8 +132,9 @@ def diagnose_from(context: Context, who: str, found: target.Found, timeout: floa
     evidence = evolve(
         _evidence(found, plain if plain.steps else None, facts),
         filtered=bool(context.filters),
-        with_powers=_maybe(findings.with_powers),
-        without_filters=_maybe(findings.without_filters) or plain,
+        only_filters=_maybe(findings.only_filters),
+        only_labels=tuple((module, label, attempt_of(raw)) for module, label, raw in findings.only_labels),
+        only_standing=_maybe(findings.only_standing),
         unrestricted=_maybe(findings.unrestricted),
         outside=findings.plain.inner_pid is None,
         rulings=rulings(tracer, supposing_same_user_namespace(tracer, read_side(facts)), read_world(facts.modules)),
@@ -143,7 +144,7 @@ def diagnose_from(context: Context, who: str, found: target.Found, timeout: floa
         diagnosis,
         tracer=Tracer(who, context.uid.real, context.gid.real, context.capabilities.effective),
         fix=_fix(findings.fix, diagnosis.target, facts),
-        missing=tuple(line for line in findings.plain.missing if not line.startswith("landlock:") or plain.failed),
+        missing=_missing(findings, plain),
         held_us=findings.held_us,
     )
 
@@ -153,6 +154,13 @@ def _side_of(context: Context) -> Side:
     base = read_side(read_process(context.source))
     # It is a new process there: not the source, which may be the target itself.
     return evolve(base, pid=NOBODY, tgid=NOBODY, uid=context.uid, gid=context.gid, capabilities=context.capabilities)
+
+
+def _missing(findings: Findings, plain: Attempt) -> tuple[str, ...]:
+    """What the experiments could not take on or did not get to; Landlock matters only where something was refused."""
+    gave_up = f"stopped looking for the smallest change: the target had been held for {findings.held_us} us in all"
+    lines = (line for line in findings.plain.missing if not line.startswith("landlock:") or plain.failed)
+    return (*lines, *([gave_up] if findings.gave_up else []))
 
 
 def _maybe(raw: runner.RawAttempt | None) -> Attempt | None:

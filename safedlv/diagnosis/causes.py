@@ -17,6 +17,8 @@ from safedlv.diagnosis.refusals import (
     proc_access,
     ptrace_unsupported,
     seccomp,
+    security_module,
+    security_module_by_errno,
     signal_access,
     what_the_rules_say,
 )
@@ -201,7 +203,15 @@ BLOCKING: tuple[Row, ...] = (
     uninterruptible,
     delve_missing,
 )
-REFUSALS: tuple[Row, ...] = (pid_namespace, ptrace_unsupported, seccomp, proc_access, signal_access)
+REFUSALS: tuple[Row, ...] = (
+    pid_namespace,
+    ptrace_unsupported,
+    seccomp,
+    security_module,
+    security_module_by_errno,
+    proc_access,
+    signal_access,
+)
 DEGRADING: tuple[Row, ...] = (wrong_process, not_go, no_debug_info, optimized, delve_version)
 BLOCKED_IDS = frozenset(
     {

@@ -34,11 +34,13 @@ class Evidence:
     """The same probe on a child of the tracer's own, which the access rules allow: what fails there is a filter's."""
     rulings: tuple[Ruling, ...] = ()
     """What the access rules say of tracer and target."""
-    with_powers: Attempt | None = None
-    """From another's place: the probe with every capability that a debugger may need, and the filters kept."""
-    without_filters: Attempt | None = None
-    """From another's place: the probe with everything as it is there but for the filters (the plain one, if none)."""
+    only_filters: Attempt | None = None
+    """From another's place, here and below: its filters in place, every other layer out of the way."""
+    only_labels: tuple[tuple[str, str, Attempt], ...] = ()
+    """(security module, label, attempt): that label in place, every other layer out of the way."""
+    only_standing: Attempt | None = None
+    """Ids, capabilities and user namespace in place, filters and labels out of the way."""
     unrestricted: Attempt | None = None
-    """From another's place: without filters, with the capabilities."""
+    """One with so few layers in place that it passed; or, refused, one with none in place."""
     outside: bool = False
     """The target has no PID in the tracer's PID namespace."""

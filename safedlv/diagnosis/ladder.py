@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from safedlv.diagnosis.access_rules import ALLOWS, REFUSES, Ruling
 from safedlv.diagnosis.evidence import Evidence
+from safedlv.diagnosis.refusals import cleared
 from safedlv.model import Cause, Rung
 
 
@@ -31,17 +32,19 @@ def _answer(e: Evidence, ruling: Ruling, proved: set[str]) -> str:
     """The rule's answer, or what an experiment found out about that layer."""
     if ruling.id == "seccomp":
         return REFUSES if _filter_refuses_attach(e) else ALLOWS if _filters_are_known(e) else ruling.answer
-    return REFUSES if ruling.id in proved else ruling.answer
+    if ruling.id in proved:
+        return REFUSES
+    return ALLOWS if ruling.id in cleared(e) else ruling.answer
 
 
 def _filter_refuses_attach(e: Evidence) -> bool:
-    if e.with_powers is not None:
-        return e.with_powers.failed is not None and e.with_powers.failed.step == "attach"
+    if e.only_filters is not None:
+        return e.only_filters.failed is not None and e.only_filters.failed.step == "attach"
     return e.nobody not in (None, "ESRCH")
 
 
 def _filters_are_known(e: Evidence) -> bool:
-    return e.filtered is False or e.nobody is not None or e.with_powers is not None
+    return e.filtered is False or e.nobody is not None or e.only_filters is not None
 
 
 def _mark(answer: str, *, reached: bool) -> str:

@@ -111,20 +111,32 @@ def contents_of(fd: int, source: str) -> Contents:
 
 
 def _fill_go(contents: Contents, elf: Elf, info: BuildInfo | Unknown | None, source: str) -> None:
-    """The facts that only a Go program has: from its debug information and from its build information."""
-    from safedlv.facts.go_dwarf import Unit, go_version_of, is_optimized, main_unit
-
+    """The facts that only a Go program has: from its build information; what that leaves open, from its DWARF."""
     missing = info if isinstance(info, Unknown) else Unknown(UNRECORDED, f"{source} .go.buildinfo")
     recorded = info if isinstance(info, BuildInfo) else BuildInfo(None)
-    found = _fact(lambda: main_unit(elf), f"{source} .debug_info")
-    unit = found if isinstance(found, Unit) else Unit("", "")
-    answers = [is_optimized(unit.producer), optimized_by_flags(recorded)]
-    if unit.name != "main":  # another package's flags say less than the settings that were given for main
-        answers.reverse()
-    told = [answer for answer in answers if answer is not None]
-    contents.go_version = recorded.go_version or go_version_of(unit.producer) or missing
     contents.main_package = recorded.main_path or missing
-    contents.optimized = told[0] if told else found if isinstance(found, Unknown) else missing
+    contents.go_version = recorded.go_version or missing
+    by_flags = optimized_by_flags(recorded)
+    contents.optimized = missing if by_flags is None else by_flags
+    if by_flags is None or recorded.go_version is None:
+        _ask_dwarf(contents, elf, source)
+
+
+def _ask_dwarf(contents: Contents, elf: Elf, source: str) -> None:
+    """What the compiler noted with package main, where the linker did not note it. It takes far longer to read."""
+    from safedlv.facts.go_dwarf import go_version_of, is_optimized, main_unit
+
+    unit = _fact(lambda: main_unit(elf), f"{source} .debug_info")
+    if isinstance(unit, Unknown):
+        contents.optimized = unit if isinstance(contents.optimized, Unknown) else contents.optimized
+        return
+    if unit is None:
+        return
+    told = is_optimized(unit.producer)
+    if isinstance(contents.optimized, Unknown) and told is not None:
+        contents.optimized = told
+    if isinstance(contents.go_version, Unknown):
+        contents.go_version = go_version_of(unit.producer) or contents.go_version
 
 
 def _has_mark(elf: Elf) -> bool:

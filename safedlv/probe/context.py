@@ -2,7 +2,7 @@
 
 A :class:`Context` is read from a process (probe/sources.py), changed one layer at a time (:meth:`Context.as_user`,
 :meth:`Context.without_filters`, ...), and taken on by a fresh child (probe/elsewhere.py). Each part of it is a
-:class:`~safedlv.runtimes.sandbox_spec.Step`, which can say what it does and do it to the calling process; the
+:class:`~safedlv.linux.steps.Step`, which can say what it does and do it to the calling process; the
 order is in :func:`steps`. Nothing here is decided and nothing runs until a step is taken.
 
 What cannot be taken on: a Landlock domain (the kernel shows it to nobody), a label that this process may not change
@@ -24,8 +24,8 @@ from attrs import evolve, frozen
 from safedlv.capabilities import CAPABILITY_BITS, capability_names
 from safedlv.errors import printable
 from safedlv.linux import confine
+from safedlv.linux.steps import Step, ambient, inheritable_and_bounding, seccomp_filter, set_uids
 from safedlv.model import CapabilitySets, Ids
-from safedlv.runtimes.sandbox_spec import Step, ambient, inheritable_and_bounding, seccomp_filter, set_uids
 
 JOIN_ORDER: Final = ("ipc", "uts", "net", "cgroup", "time", "mnt")
 """mnt last, for it changes what paths mean. pid is entered by the fork, and user after the ids (see :func:`steps`)."""

@@ -25,11 +25,11 @@ from attrs import frozen
 
 from safedlv.facts.reading import decimal
 from safedlv.linux import confine
+from safedlv.linux.steps import Step
 from safedlv.probe.context import Context, steps
 from safedlv.probe.rehearsal import rehearse
 from safedlv.probe.runner import Before, RawAttempt, Running, conduct, shared_pages
 from safedlv.probe.sequence import Progress, Sequence
-from safedlv.runtimes.sandbox_spec import Step
 
 STOP_SECONDS: Final = 2.0
 _GONE: Final[RawAttempt] = ((("attach", "ESRCH", 0),), (), (0, 0), True)

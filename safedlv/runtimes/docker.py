@@ -1,8 +1,9 @@
 """Containers of a Docker Engine: which process of this machine a name means. The only importer of the docker package.
 
 Contract: :func:`container_process` asks the engine that the environment names (DOCKER_HOST, else the usual socket) and
-reads /proc; it changes nothing. Sources: the Engine API's ContainerInspect (State.Pid is the container's first
-process, as the engine's PID namespace numbers it), pid_namespaces(7), proc_pid_status(5) (NSpid).
+reads /proc; it changes nothing. An engine behind a unix socket is asked directly (engine.py). Sources: the Engine
+API's ContainerInspect (State.Pid is the container's first process, as the engine's PID namespace numbers it),
+pid_namespaces(7), proc_pid_status(5) (NSpid).
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import warnings
 from typing import Any, Final
 
 from safedlv.errors import SafedlvError, UsageError, printable
+from safedlv.runtimes.engine import EngineError, inspect_container, unix_socket
 
+NOT_FOUND: Final = 404
 ENGINE_SECONDS: Final = 5
 """How long the engine may take to answer one question."""
 
@@ -31,7 +34,7 @@ def container_process(text: str) -> int:
 
 
 def _first_process(name: str) -> int:
-    state = _inspect(name)
+    state = inspect(name)["State"]
     pid = state.get("Pid")
     if not isinstance(pid, int) or pid <= 0:
         status = printable(str(state.get("Status") or "not running"))
@@ -46,42 +49,56 @@ def _first_process(name: str) -> int:
     return pid
 
 
-def _inspect(name: str) -> dict[str, Any]:
-    """What the engine says about a container's state. Every way in which it may not answer becomes a sentence."""
+def inspect(name: str) -> dict[str, Any]:
+    """The engine's document about a container (ContainerInspect). Every way not to answer becomes a sentence.
+
+    Raises UsageError for a container that there is not; SafedlvError when the engine cannot be asked.
+    """
+    path = unix_socket()
+    try:
+        found = inspect_container(path, name, ENGINE_SECONDS) if path else _inspect_elsewhere(name)
+    except EngineError as error:
+        if error.status == NOT_FOUND:
+            raise UsageError(f"there is no container {printable(name)}", "docker ps lists those that run") from error
+        said = printable(str(error))
+        raise SafedlvError(f"the Docker Engine does not tell about container {printable(name)}: {said}") from error
+    except (OSError, ValueError) as error:
+        raise _unreachable(error) from error
+    if not isinstance(found, dict) or not isinstance(found.get("State"), dict):
+        raise _unreachable(ValueError("it answered something else than the state of a container"))
+    return found
+
+
+def _inspect_elsewhere(name: str) -> Any:
+    """The same over any transport that the docker package knows. Raises EngineError, OSError, ValueError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the packages it imports, about each other's versions
         import docker  # type: ignore[import-untyped,unused-ignore]
-        from docker.errors import APIError, DockerException, NotFound  # type: ignore[import-untyped,unused-ignore]
+        from docker.errors import APIError, DockerException  # type: ignore[import-untyped,unused-ignore]
         from requests.exceptions import RequestException
     client = None
     try:
         client = docker.from_env(timeout=ENGINE_SECONDS)
-        found = client.api.inspect_container(name)
-    except NotFound as error:
-        raise UsageError(f"there is no container {printable(name)}", "docker ps lists those that run") from error
+        return client.api.inspect_container(name)
     except APIError as error:
-        said = printable(str(error.explanation or error))
-        raise SafedlvError(f"the Docker Engine does not tell about container {printable(name)}: {said}") from error
-    except (DockerException, RequestException, OSError, ValueError) as error:
-        raise _unreachable(error) from error
+        raise EngineError(error.status_code or 0, str(error.explanation or error)) from error
+    except (DockerException, RequestException) as error:
+        raise ValueError(str(error)) from error
     finally:
         if client is not None:
             client.close()
-    state = found.get("State") if isinstance(found, dict) else None
-    if not isinstance(state, dict):
-        raise _unreachable(ValueError("it answered something else than the state of a container"))
-    return state
 
 
 def _unreachable(error: BaseException) -> SafedlvError:
-    """Why the engine cannot be asked; the packages in between wrap the system's own error several times."""
+    """Why the engine cannot be asked."""
     engine = printable(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
-    text = str(error)
-    if "PermissionError" in text:
+    text = str(error)  # the docker package wraps the system's own error several times
+    if isinstance(error, PermissionError) or "PermissionError" in text:
         return SafedlvError(
             f"no permission to talk to the Docker Engine at {engine}", "run as root, or as a member of the group docker"
         )
-    if "FileNotFoundError" in text or "ConnectionRefusedError" in text or "Connection refused" in text:
+    silent = isinstance(error, FileNotFoundError | ConnectionRefusedError)
+    if silent or "FileNotFoundError" in text or "ConnectionRefusedError" in text or "Connection refused" in text:
         return SafedlvError(f"no Docker Engine answers at {engine}", "start it, or name another one with DOCKER_HOST")
     return SafedlvError(
         f"the Docker Engine at {engine} cannot be asked: {printable(text, 300)}", "see whether docker ps works"

@@ -9,7 +9,6 @@ the last capabilities go, and has to let that capset(2) pass.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -20,12 +19,12 @@ from attrs import Attribute, field, frozen
 
 from safedlv.capabilities import CAPABILITIES, CAPABILITY_BITS
 from safedlv.linux import confine
+from safedlv.linux.steps import Step, ambient, inheritable_and_bounding, seccomp_filter, set_uids
 from safedlv.model import CapabilitySets
 from safedlv.runtimes.cgroup_tree import CgroupTree
 
 NAMESPACES: Final = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 _ALIASES: Final = {"mount": "mnt", "network": "net"}
-_MAX_CAPABILITY: Final = 63
 
 
 @frozen
@@ -35,22 +34,6 @@ class IdMap:
     inside: int
     outside: int
     count: int
-
-
-@frozen
-class Step:
-    """One thing that is done to the calling process; ``apply`` raises OSError."""
-
-    text: str
-    apply: Callable[[], None]
-
-    def take(self) -> None:
-        """Apply it; an OSError is raised again with the step's text in front of the call's."""
-        try:
-            self.apply()
-        except OSError as error:
-            text = error.strerror or str(error)
-            raise OSError(error.errno or errno.EIO, f"{self.text}: {text}") from error
 
 
 def capability_sets(*keep: str | int, ambient: bool = False) -> CapabilitySets:
@@ -230,43 +213,6 @@ def _id_steps(spec: Sandbox) -> list[Step]:
     return steps
 
 
-def set_uids(real: int, effective: int, saved: int) -> None:
-    """Change the uids but keep the capabilities for the steps that follow; the last step takes them away."""
-    confine.set_keepcaps(True)
-    os.setresuid(real, effective, saved)
-    confine.set_keepcaps(False)
-    _, permitted, inheritable = confine.capget()
-    confine.capset(permitted, permitted, inheritable)
-
-
-def inheritable_and_bounding(sets: CapabilitySets) -> Step:
-    def apply() -> None:
-        # Inheritable before bounding: it can only be raised within the bounding set (capabilities(7)).
-        effective, permitted, _ = confine.capget()
-        confine.capset(effective, permitted, sets.inheritable)
-        for capability in range(_MAX_CAPABILITY + 1):
-            try:
-                present = confine.capbset_read(capability)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-                return  # beyond the last capability that this kernel knows
-            if present and not sets.bounding >> capability & 1:
-                confine.capbset_drop(capability)
-
-    return Step(f"set inheritable to {sets.inheritable:#x} and drop bounding to {sets.bounding:#x}", apply)
-
-
-def ambient(sets: CapabilitySets) -> Step:
-    def apply() -> None:
-        confine.cap_ambient_clear_all()
-        for capability in range(_MAX_CAPABILITY + 1):
-            if sets.ambient >> capability & 1:
-                confine.cap_ambient_raise(capability)
-
-    return Step(f"set ambient to {sets.ambient:#x}", apply)
-
-
 def _last_capabilities(spec: Sandbox) -> list[Step]:
     if spec.capabilities is not None:
         sets = spec.capabilities
@@ -275,11 +221,6 @@ def _last_capabilities(spec: Sandbox) -> list[Step]:
     if spec.uid:  # what setresuid does by itself to a process that gives up uid 0
         return [Step("give up every capability", lambda: confine.capset(0, 0, confine.capget()[2]))]
     return []
-
-
-def seccomp_filter(program: bytes) -> Step:
-    text = f"load a seccomp filter of {len(program) // 8} instructions"
-    return Step(text, partial(confine.seccomp_set_mode_filter, program))
 
 
 def _enter_landlock_domain() -> None:

@@ -29,11 +29,11 @@ from typing import Final, NoReturn
 from attrs import frozen
 
 from safedlv.linux import confine
+from safedlv.linux.steps import Step
 from safedlv.runtimes.cgroup_tree import CgroupTree
 from safedlv.runtimes.sandbox_spec import (
     IdMap,
     Sandbox,
-    Step,
     entry_steps,
     init_steps,
     join_steps,
