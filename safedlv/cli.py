@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -15,6 +16,7 @@ usage:
   safedlv attach [dlv attach's own flags] TARGET [EXECUTABLE]   attach, as dlv attach does
   safedlv doctor [TARGET] [--json] [--tracer WHO]               can a debugger attach, and if not, why
   safedlv doctor --all [--json] [--probe]                       the same of every Go process, in a line each
+  safedlv seccomp generate --for dlv --base BASE [-o FILE]      a seccomp profile under which dlv works
   safedlv version
 
 A TARGET is a PID, name:PATTERN (the one process whose command line matches), docker:NAME or docker:NAME/PID.
@@ -22,10 +24,30 @@ A TARGET is a PID, name:PATTERN (the one process whose command line matches), do
 """
 TRACEBACKS = "--debug"
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 
 def main(words: list[str] | None = None) -> int:
-    """Run one command and return its exit code; the console script exits with it."""
-    words = sys.argv[1:] if words is None else words
+    """Run one command and return its exit code. Without ``words``, as the program itself: it does not return then."""
+    if words is None:
+        _leave(_with_sentences(sys.argv[1:]))
+    return _with_sentences(words)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: taking the interpreter apart first would cost a command that is done as much as starting it."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        code = code or 1
+    os._exit(code)
+
+
+def _with_sentences(words: list[str]) -> int:
+    """Run it; every failure becomes a sentence and an exit code."""
     try:
         return _run(words)
     except InDlvsWordsError as error:
@@ -55,9 +77,14 @@ def _run(words: list[str]) -> int:
 
         return attach(rest)
     if command == "doctor":
+        gc.disable()  # what doctor loads and makes it keeps until it ends
         from safedlv.doctor import doctor
 
         return doctor(rest)
+    if command == "seccomp":
+        from safedlv.seccomp_command import seccomp
+
+        return seccomp(rest)
     if command in ("version", "--version"):
         sys.stdout.write(f"safedlv {__version__}\n")
         return 0

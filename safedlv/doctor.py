@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
 from functools import partial
 from typing import TextIO
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from safedlv import target, wrappers
 from safedlv.command_line import LONGEST_PROBE
@@ -28,6 +27,7 @@ from safedlv.facts.go_binary import read_go_binary
 from safedlv.facts.process import read_process
 from safedlv.facts.sides import read_side, read_world
 from safedlv.model import Attempt, Delve, Diagnosis, Fix, ProcessFacts, Step, Target, Tracer, Unknown
+from safedlv.options import SWITCH, read_words, seconds
 from safedlv.probe import experiments, runner
 from safedlv.probe.changes import Change, Findings, Investigation
 from safedlv.probe.context import Context
@@ -36,22 +36,45 @@ from safedlv.standpoint import FORMS, context_of
 UNDETERMINED = 3
 NOBODY = -1
 SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h
+HELP = f"""\
+usage: safedlv doctor [TARGET] [flags]
+
+Can a debugger attach to TARGET, and if not, why? Changes nothing. Without TARGET: this machine and this context.
+TARGET is a PID, name:PATTERN, docker:NAME or docker:NAME/PID.
+
+  --tracer WHO             whose place to try from: {FORMS}
+  --json                   one JSON object on stdout (schema safedlv.diagnosis/1)
+  --all                    list every Go process with its verdict; nothing is probed
+  --probe                  with --all: probe each of them, which stops it briefly
+  --probe-timeout SECONDS  for one stop: 2
+  --debug                  show tracebacks of safedlv's own failures
+"""
+FLAGS = {
+    "tracer": "WHO",
+    "json": SWITCH,
+    "all": SWITCH,
+    "probe": SWITCH,
+    "probe-timeout": "SECONDS",
+    "debug": SWITCH,
+}
 EXIT_CODES = {"ok": 0, "blocked": 10, "degraded": 11, "undetermined": UNDETERMINED}
 
 
 def doctor(words: list[str]) -> int:
     """The command; returns the exit code of contract (0 works, 10 blocked, 11 degraded, 3 undetermined)."""
     options = _options(words)
-    if options.all:
+    if options.on("help"):
+        sys.stdout.write(HELP)
+        return 0
+    timeout = options.probe_timeout
+    if options.on("all"):
         from safedlv.survey import survey
 
-        return survey(partial(probe_from_here, options.probe_timeout) if options.probe else None, as_json=options.json)
+        return survey(partial(probe_from_here, timeout) if options.on("probe") else None, as_json=options.on("json"))
     diagnosis = (
-        diagnose_context()
-        if options.target is None
-        else diagnose(options.target, options.probe_timeout, options.tracer)
+        diagnose_context() if options.target is None else diagnose(options.target, timeout, options.flags.get("tracer"))
     )
-    if options.json:
+    if options.on("json"):
         from safedlv.report.json import document
 
         sys.stdout.write(document(diagnosis) + "\n")
@@ -69,25 +92,29 @@ def wants_colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
-def _options(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="safedlv doctor", description="Can a debugger attach to TARGET, and if not, why? Changes nothing."
-    )
-    parser.add_argument("target", nargs="?", help="a PID, name:PATTERN, docker:NAME; without: this machine and context")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout (schema safedlv.diagnosis/1)")
-    parser.add_argument("--all", action="store_true", help="list every Go process with its verdict; nothing is probed")
-    parser.add_argument("--probe", action="store_true", help="with --all: probe each of them, which stops it briefly")
-    parser.add_argument("--tracer", metavar="WHO", help=f"whose place to try from: {FORMS}")
-    parser.add_argument(
-        "--probe-timeout", type=float, default=runner.STOP_WITHIN, metavar="SECONDS", help="for one stop: 2"
-    )
-    parser.add_argument("--debug", action="store_true", help="show tracebacks of safedlv's own failures")
-    options = parser.parse_args(words)
-    if not 0 < options.probe_timeout <= LONGEST_PROBE:
-        raise UsageError(f"--probe-timeout is in seconds, more than 0 and at most {LONGEST_PROBE}")
-    if options.all and (options.target is not None or options.tracer is not None):
+@frozen
+class Options:
+    """What the words after ``doctor`` ask for."""
+
+    target: str | None
+    flags: dict[str, str]
+
+    def on(self, name: str) -> bool:
+        return name in self.flags
+
+    @property
+    def probe_timeout(self) -> float:
+        """Seconds for one stop."""
+        text = self.flags.get("probe-timeout")
+        return runner.STOP_WITHIN if text is None else seconds(text, "probe-timeout", LONGEST_PROBE)
+
+
+def _options(words: list[str]) -> Options:
+    flags, others = read_words(words, FLAGS, most=1)
+    options = Options(others[0] if others else None, flags)
+    if options.on("all") and (options.target is not None or options.on("tracer")):
         raise UsageError("--all lists every Go process, as seen from here: it takes no TARGET and no --tracer")
-    if options.probe and not options.all:
+    if options.on("probe") and not options.on("all"):
         raise UsageError("--probe belongs to --all", "safedlv doctor TARGET probes in any case")
     return options
 

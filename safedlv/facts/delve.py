@@ -37,15 +37,17 @@ def read_delve(path: str) -> Delve:
 
     May run dlv: at most VERSION_DEADLINE plus EXPERIMENT_DEADLINE seconds, and only where the file does not tell.
     """
-    from safedlv.facts import delve_asked
-
     version: str | Unknown | None = delve_version_from_binary(path)
     supported = read_go_range(path)
     if isinstance(supported, Unknown) and supported.errno == "STRIPPED":
-        answer = delve_asked.ask_go_range(path, EXPERIMENT_DEADLINE)
+        from safedlv.facts.delve_asked import ask_go_range
+
+        answer = ask_go_range(path, EXPERIMENT_DEADLINE)
         supported = _range(answer) if not isinstance(answer, Unknown) else answer
     if version is None:
-        version = delve_asked.ask_version(path, VERSION_DEADLINE)
+        from safedlv.facts.delve_asked import ask_version
+
+        version = ask_version(path, VERSION_DEADLINE)
     low, high = (supported, supported) if isinstance(supported, Unknown) else supported
     return Delve(path=path, version=version, min_go=low, max_go=high)
 
