@@ -14,7 +14,7 @@ safedlv: a drop-in for `dlv attach` that explains a refused attach and never har
 
 usage:
   safedlv attach [dlv attach's own flags] TARGET [EXECUTABLE]   attach, as dlv attach does
-  safedlv doctor [TARGET] [--json] [--tracer WHO]               can a debugger attach, and if not, why
+  safedlv doctor [TARGET] [--json|--markdown] [--tracer WHO]    can a debugger attach, and if not, why
   safedlv doctor --all [--json] [--probe]                       the same of every Go process, in a line each
   safedlv seccomp generate --for dlv --base BASE [-o FILE]      a seccomp profile under which dlv works
   safedlv version

@@ -12,25 +12,27 @@ from attrs import evolve, frozen
 
 from safedlv import target, wrappers
 from safedlv.command_line import LONGEST_PROBE
-from safedlv.diagnosis.access_rules import rulings, supposing_same_user_namespace
+from safedlv.diagnosis.access_rules import Ruling, rulings, supposing_same_user_namespace
 from safedlv.diagnosis.causes import causes, verdict
 from safedlv.diagnosis.checks import checks
 from safedlv.diagnosis.evidence import Evidence
 from safedlv.diagnosis.ladder import ladder
-from safedlv.diagnosis.remedies import commands
 from safedlv.diagnosis.sides import Side
 from safedlv.errors import SafedlvError, UsageError
 from safedlv.facts import credentials
 from safedlv.facts.delve import read_delve, supports
 from safedlv.facts.delve_path import find_delve
 from safedlv.facts.go_binary import read_go_binary
+from safedlv.facts.policy import selinux_allows, smack_allows
 from safedlv.facts.process import read_process
 from safedlv.facts.sides import read_side, read_world
-from safedlv.model import Attempt, Delve, Diagnosis, Fix, ProcessFacts, Step, Target, Tracer, Unknown
+from safedlv.facts.surroundings import compose_service, surroundings
+from safedlv.model import Attempt, Delve, Diagnosis, Fix, Ids, ProcessFacts, Step, Target, Tracer, Unknown
 from safedlv.options import SWITCH, read_words, seconds
 from safedlv.probe import experiments, runner
-from safedlv.probe.changes import Change, Findings, Investigation
+from safedlv.probe.changes import HELD_AT_MOST_US, Findings, Investigation
 from safedlv.probe.context import Context
+from safedlv.probe.sources import root_of
 from safedlv.standpoint import FORMS, context_of
 
 UNDETERMINED = 3
@@ -44,17 +46,21 @@ TARGET is a PID, name:PATTERN, docker:NAME or docker:NAME/PID.
 
   --tracer WHO             whose place to try from: {FORMS}
   --json                   one JSON object on stdout (schema safedlv.diagnosis/1)
+  --markdown               to paste into an issue: without host names, paths and names of your own
   --all                    list every Go process with its verdict; nothing is probed
   --probe                  with --all: probe each of them, which stops it briefly
   --probe-timeout SECONDS  for one stop: 2
+  --hold-limit SECONDS     for which all attempts together may hold the target, before no more are made: 0.008
   --debug                  show tracebacks of safedlv's own failures
 """
 FLAGS = {
     "tracer": "WHO",
     "json": SWITCH,
+    "markdown": SWITCH,
     "all": SWITCH,
     "probe": SWITCH,
     "probe-timeout": "SECONDS",
+    "hold-limit": "SECONDS",
     "debug": SWITCH,
 }
 EXIT_CODES = {"ok": 0, "blocked": 10, "degraded": 11, "undetermined": UNDETERMINED}
@@ -72,12 +78,18 @@ def doctor(words: list[str]) -> int:
 
         return survey(partial(probe_from_here, timeout) if options.on("probe") else None, as_json=options.on("json"))
     diagnosis = (
-        diagnose_context() if options.target is None else diagnose(options.target, timeout, options.flags.get("tracer"))
+        diagnose_context()
+        if options.target is None
+        else diagnose(options.target, timeout, options.flags.get("tracer"), options.hold_limit_us)
     )
     if options.on("json"):
         from safedlv.report.json import document
 
         sys.stdout.write(document(diagnosis) + "\n")
+    elif options.on("markdown"):
+        from safedlv.report import markdown
+
+        sys.stdout.buffer.write(markdown.document(diagnosis, os.uname().release).encode("utf-8", "backslashreplace"))
     else:
         from safedlv.report.text import report
 
@@ -108,18 +120,31 @@ class Options:
         text = self.flags.get("probe-timeout")
         return runner.STOP_WITHIN if text is None else seconds(text, "probe-timeout", LONGEST_PROBE)
 
+    @property
+    def hold_limit_us(self) -> float:
+        """Microseconds for which all attempts together may hold the target before no more are made."""
+        text = self.flags.get("hold-limit")
+        return HELD_AT_MOST_US if text is None else seconds(text, "hold-limit", LONGEST_PROBE) * 1e6
+
 
 def _options(words: list[str]) -> Options:
     flags, others = read_words(words, FLAGS, most=1)
     options = Options(others[0] if others else None, flags)
     if options.on("all") and (options.target is not None or options.on("tracer")):
         raise UsageError("--all lists every Go process, as seen from here: it takes no TARGET and no --tracer")
+    if options.on("markdown") and (options.on("json") or options.on("all")):
+        raise UsageError("--markdown is the report on one target: it goes with neither --json nor --all")
     if options.on("probe") and not options.on("all"):
         raise UsageError("--probe belongs to --all", "safedlv doctor TARGET probes in any case")
     return options
 
 
-def diagnose(text: str, timeout: float = runner.STOP_WITHIN, who: str | None = None) -> Diagnosis:
+def diagnose(
+    text: str,
+    timeout: float = runner.STOP_WITHIN,
+    who: str | None = None,
+    hold_limit_us: float = HELD_AT_MOST_US,
+) -> Diagnosis:
     """Look at the process that ``text`` names, probe it from the place of ``who``, and say what it means.
 
     Without ``who``: for a container and as root from what ``docker exec`` would start there, else from here.
@@ -140,20 +165,23 @@ def diagnose(text: str, timeout: float = runner.STOP_WITHIN, who: str | None = N
     with context:
         if not runner.way_back_is_open(found.pid, found.before):
             return diagnose_attempt(found, None)
-        return diagnose_from(context, who, found, timeout)
+        return diagnose_from(context, who, found, timeout, hold_limit_us)
 
 
 def probe_from_here(timeout: float, found: target.Found) -> Diagnosis:
     """Probe from our own place, unless it is ourselves or could not be left without a trace; and what it means."""
     if found.pid == os.getpid() or not runner.way_back_is_open(found.pid, found.before):
         return diagnose_attempt(found, None)
-    return diagnose_attempt(found, runner.start(found.pid, found.procdir, found.before, timeout).result())
+    running = runner.start(found.pid, found.procdir, found.before, timeout)
+    return diagnose_attempt(found, running.result(), running.child)
 
 
-def diagnose_from(context: Context, who: str, found: target.Found, timeout: float) -> Diagnosis:
+def diagnose_from(context: Context, who: str, found: target.Found, timeout: float, hold_limit_us: float) -> Diagnosis:
     """The question from another's place: the attempts from there, and the smallest change that lets them pass."""
     facts = read_process(found.pid)
-    findings = Investigation(context, found.pid, timeout).run(facts.status.uid, facts.status.gid)
+    root = root_of(context.source) if who.startswith("container") else None
+    investigation = Investigation(context, found.pid, timeout, root, hold_limit_us)
+    findings = investigation.run(facts.status.uid, facts.status.gid)
     plain = attempt_of(findings.plain.attempt)
     tracer = _side_of(context)
     evidence = evolve(
@@ -163,17 +191,45 @@ def diagnose_from(context: Context, who: str, found: target.Found, timeout: floa
         only_labels=tuple((module, label, attempt_of(raw)) for module, label, raw in findings.only_labels),
         only_standing=_maybe(findings.only_standing),
         unrestricted=_maybe(findings.unrestricted),
+        freed_by=findings.freed_by,
+        as_owner=_maybe(findings.as_owner),
+        rulings_as_owner=_rulings(_owned(tracer, facts), facts),
+        same_filesystem_ids=_same_filesystem_ids(tracer),
         outside=findings.plain.inner_pid is None,
-        rulings=rulings(tracer, supposing_same_user_namespace(tracer, read_side(facts)), read_world(facts.modules)),
+        rulings=_rulings(tracer, facts),
     )
-    diagnosis = _diagnosis(evidence, found)
+    diagnosis = evolve(
+        _diagnosis(evidence, found),
+        tracer=Tracer(who, context.uid.real, context.gid.real, context.capabilities.effective),
+    )
+    proved = tuple(change.id for change in findings.fix or ())
     return evolve(
         diagnosis,
-        tracer=Tracer(who, context.uid.real, context.gid.real, context.capabilities.effective),
-        fix=_fix(findings.fix, diagnosis.target, facts),
+        fix=_fix(diagnosis, proved, inside=root is not None or context.namespace("pid") is not None),
         missing=_missing(findings, plain),
         held_us=findings.held_us,
     )
+
+
+def _rulings(tracer: Side, facts: ProcessFacts) -> tuple[Ruling, ...]:
+    target = read_side(facts)
+    world = read_world(facts.modules)
+    if target.selinux is not None or target.smack is not None:
+        selinux, smack = selinux_allows(tracer.selinux, target.selinux), smack_allows(tracer.smack, target.smack)
+        world = evolve(world, selinux_allows=selinux, smack_allows=smack)
+    return rulings(tracer, supposing_same_user_namespace(tracer, target), world)
+
+
+def _owned(tracer: Side, facts: ProcessFacts) -> Side:
+    """The tracer with the target's real ids."""
+    uid, gid = facts.status.uid, facts.status.gid
+    if isinstance(uid, Unknown) or isinstance(gid, Unknown):
+        return evolve(tracer, uid=uid, gid=gid)
+    return evolve(tracer, uid=Ids(*[uid.real] * 4), gid=Ids(*[gid.real] * 4))
+
+
+def _same_filesystem_ids(tracer: Side) -> bool:
+    return all(isinstance(ids, Ids) and ids.real == ids.filesystem for ids in (tracer.uid, tracer.gid))
 
 
 def _side_of(context: Context) -> Side:
@@ -194,24 +250,30 @@ def _maybe(raw: runner.RawAttempt | None) -> Attempt | None:
     return attempt_of(raw) if raw is not None else None
 
 
-def _fix(changes: tuple[Change, ...] | None, meant: Target | None, facts: ProcessFacts) -> Fix | None:
-    if not changes or meant is None:
+def _fix(d: Diagnosis, proved: tuple[str, ...], *, inside: bool, runtime: str | None = None) -> Fix | None:
+    """``inside``, ``runtime``: where the tracer stands."""
+    if d.target is None or d.verdict != "blocked":
         return None
-    ids = tuple(change.id for change in changes)
-    risk = "medium" if any(change.risk != "low" for change in changes) else "low"
-    words = tuple(change.words for change in changes)
-    return Fix(words, ids, risk, verified=True, commands=commands(ids, meant, facts))
+    from safedlv.diagnosis.place import place_of
+    from safedlv.diagnosis.remedies import mended
+
+    # Where a process stands that goes by its PID, no option of the target's container concerns it.
+    beside = evolve(d.target, container=None) if d.tracer.who.startswith("pid:") else d.target
+    service = compose_service(beside.container) if beside.container else None
+    return mended(d, proved, place_of(beside, d.facts, d.tracer, inside=inside, runtime=runtime, service=service))
 
 
-def diagnose_attempt(found: target.Found, raw: runner.RawAttempt | None) -> Diagnosis:
-    """What an attempt that was made (None: none was) and the facts mean."""
+def diagnose_attempt(found: target.Found, raw: runner.RawAttempt | None, prober: int = 0) -> Diagnosis:
+    """What an attempt that was made (None: none was) by process ``prober``, and the facts, mean."""
     facts = read_process(found.pid)
     attempt = attempt_of(raw) if raw else None
     evidence = _evidence(found, attempt, facts)
     if attempt is not None and (attempt.failed or attempt.failed_need):
-        evidence = _asked_further(evidence, facts)
+        evidence = evolve(_asked_further(evidence, facts), kernel_log=_logged(prober))
     held = attempt.stopped_us + attempt.threads_stopped_us if attempt else 0
-    return evolve(_diagnosis(evidence, found), held_us=held)
+    diagnosis = _diagnosis(evidence, found)
+    inside, runtime = surroundings()
+    return evolve(diagnosis, held_us=held, fix=_fix(diagnosis, (), inside=inside, runtime=runtime))
 
 
 def _evidence(found: target.Found, attempt: Attempt | None, facts: ProcessFacts) -> Evidence:
@@ -233,15 +295,24 @@ def _evidence(found: target.Found, attempt: Attempt | None, facts: ProcessFacts)
 
 def _asked_further(evidence: Evidence, facts: ProcessFacts) -> Evidence:
     """The evidence, and what the experiments and the access rules add to it: for an attempt that failed."""
-    own = read_process(os.getpid())
-    tracer, tracee = read_side(own), read_side(facts)
+    own = read_process(os.getpid(), count_landlock_layers=True)
+    tracer = read_side(own)
     return evolve(
         evidence,
         filtered=_filtered(own),
         nobody=experiments.attach_nobody(),
         own_child=attempt_of(experiments.attempt_on_own_child()),
-        rulings=rulings(tracer, supposing_same_user_namespace(tracer, tracee), read_world(facts.modules)),
+        stranger=experiments.attach_stranger() if own.modules.yama_scope not in (None, 0) else None,
+        rulings=_rulings(tracer, facts),
+        same_filesystem_ids=_same_filesystem_ids(tracer),
     )
+
+
+def _logged(prober: int) -> tuple[str, ...]:
+    from safedlv.facts.kernel_log import refusals_of
+
+    records = refusals_of({prober})
+    return () if isinstance(records, Unknown) else records
 
 
 def _filtered(own: ProcessFacts) -> bool | Unknown:
@@ -275,8 +346,15 @@ def diagnose_context() -> Diagnosis:
 def attempt_of(raw: runner.RawAttempt) -> Attempt:
     """The plain tuples that came out of the probe's child, as a value."""
     steps, needs, (held, held_threads), left_as_found = raw
+    others = tuple(Step(*step) for step in needs)
+    refused = any(failure for _, failure, _ in steps)
     return Attempt(
-        tuple(Step(*step) for step in steps), tuple(Step(*step) for step in needs), held, held_threads, left_as_found
+        steps=tuple(Step(*step) for step in steps),
+        needs=() if refused else others,
+        stopped_us=held,
+        threads_stopped_us=held_threads,
+        left_as_found=left_as_found,
+        access=others if refused else (),
     )
 
 

@@ -220,8 +220,13 @@ class Attempt:
     """The same for its other threads, which are held one at a time while the rest runs: the sum."""
     left_as_found: bool
     """The target was seen untraced, and stopped or not as before."""
-    note: str | None = None
-    """Why the probe was not run, where it was not."""
+    access: tuple[Step, ...] = ()
+    """After one of the three calls was refused: which files of /proc/PID open all the same, and whether kill(2)
+    is allowed. Success is certain; a failure can have reasons that ptrace does not ask for (file modes, other ids)."""
+
+    def may(self, *names: str) -> bool:
+        """Whether one of these was seen to be allowed after a call was refused."""
+        return any(step.ok for step in self.access if step.step in names)
 
     @property
     def failed(self) -> Step | None:
@@ -328,13 +333,18 @@ class Fix:
     changes: tuple[str, ...]
     """In words."""
     ids: tuple[str, ...]
-    """``user``, ``seccomp``, ``cap:NAME``."""
+    """``user``, ``root``, ``seccomp``, ``cap:NAME``, ...: the names in diagnosis/remedies.py."""
     risk: str
-    """``low``, ``medium`` or ``high``."""
+    """``low``, ``medium`` or ``high``: the highest of the changes'."""
     verified: bool
-    """The probe was run with just these changes, and passed."""
+    """The probe was run with just these changes, and passed; False: they follow from the causes."""
+    risk_why: str = ""
+    not_needed: tuple[str, ...] = ()
+    """What is often advised and does not have to be changed."""
     commands: tuple[tuple[str, str], ...] = ()
-    """(runtime, what to type there); only where the changes can be made by one command."""
+    """(runtime, what to type or to write into a file there); the most fitting runtime first."""
+    shareable: tuple[tuple[str, str], ...] = ()
+    """The commands without the user's own names for container and service."""
 
 
 @frozen

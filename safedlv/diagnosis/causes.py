@@ -18,7 +18,6 @@ from safedlv.diagnosis.refusals import (
     ptrace_unsupported,
     seccomp,
     security_module,
-    security_module_by_errno,
     signal_access,
     what_the_rules_say,
 )
@@ -208,7 +207,6 @@ REFUSALS: tuple[Row, ...] = (
     ptrace_unsupported,
     seccomp,
     security_module,
-    security_module_by_errno,
     proc_access,
     signal_access,
 )

@@ -42,5 +42,18 @@ class Evidence:
     """Ids, capabilities and user namespace in place, filters and labels out of the way."""
     unrestricted: Attempt | None = None
     """One with so few layers in place that it passed; or, refused, one with none in place."""
+    freed_by: str = ""
+    """What was changed for ``unrestricted``, in words that begin a line."""
+    as_owner: Attempt | None = None
+    """From another's place: as the target's own user, with the tracer's capabilities; filters and labels away."""
+    rulings_as_owner: tuple[Ruling, ...] = ()
+    """What the access rules say of that one."""
+    same_filesystem_ids: bool = True
+    """The tracer's filesystem ids, which /proc looks at, are its real ids, which ptrace looks at."""
+    stranger: tuple[str | None, str | None] | None = None
+    """PTRACE_ATTACH of a process of the tracer's own that is no descendant of it, before and after that process named
+    any tracer with PR_SET_PTRACER: the errno's names, None where it passed."""
+    kernel_log: tuple[str, ...] = ()
+    """What the kernel logged about the probe's process, where that may be read."""
     outside: bool = False
     """The target has no PID in the tracer's PID namespace."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from safedlv.diagnosis.access_rules import ALLOWS, REFUSES, Ruling
 from safedlv.diagnosis.evidence import Evidence
-from safedlv.diagnosis.refusals import cleared
+from safedlv.diagnosis.refusals import cleared, refused_by_filter
 from safedlv.model import Cause, Rung
 
 
@@ -31,16 +31,10 @@ def ladder(e: Evidence, causes: tuple[Cause, ...]) -> tuple[Rung, ...]:
 def _answer(e: Evidence, ruling: Ruling, proved: set[str]) -> str:
     """The rule's answer, or what an experiment found out about that layer."""
     if ruling.id == "seccomp":
-        return REFUSES if _filter_refuses_attach(e) else ALLOWS if _filters_are_known(e) else ruling.answer
+        return REFUSES if "attach" in dict(refused_by_filter(e)) else ALLOWS if _filters_are_known(e) else ruling.answer
     if ruling.id in proved:
         return REFUSES
     return ALLOWS if ruling.id in cleared(e) else ruling.answer
-
-
-def _filter_refuses_attach(e: Evidence) -> bool:
-    if e.only_filters is not None:
-        return e.only_filters.failed is not None and e.only_filters.failed.step == "attach"
-    return e.nobody not in (None, "ESRCH")
 
 
 def _filters_are_known(e: Evidence) -> bool:

@@ -8,9 +8,9 @@ to the access rules, whose answer is ``inferred``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 
-from safedlv.diagnosis.access_rules import ALLOWS, REFUSES
+from safedlv.diagnosis.access_rules import ALLOWS, REFUSES, Ruling
 from safedlv.diagnosis.evidence import Evidence
 from safedlv.errors import printable
 from safedlv.model import Attempt, Cause, Step
@@ -29,6 +29,15 @@ FILES = ("auxv", "maps", "exe", "mem")
 MODULES = {"apparmor": "AppArmor", "selinux": "SELinux", "smack": "Smack"}
 """The security modules that answer EACCES, and that know a process by a label."""
 DENIALS = ("EPERM", "EACCES")
+READING = ("maps", "exe", "auxv")
+ATTACHING = ("mem",)
+"""Files of /proc/PID that open only for a caller whom the access rules let read, or attach (PTRACE_MODE_...)."""
+STANDING = frozenset({"credentials", "not-dumpable", "user-namespace", "capability-excess", "landlock"})
+"""Layers that PTRACE_MODE_READ asks as well as PTRACE_MODE_ATTACH (kernel/ptrace.c, security/landlock/task.c)."""
+NAMED = "PR_SET_PTRACER"
+"""The source of the fact that nobody can read: whom a process let trace it (diagnosis/access_modules.py, yama)."""
+OTHERS_LET_IT = "every other layer that answers {errno} is known to let it pass"
+NOT_SHOWN = "unless the target named this tracer with PR_SET_PTRACER, which is shown to nobody"
 RULED_OTHERWISE = {"seccomp", "kernel-thread", "self-attach", "zombie", "already-traced", "hidepid"}
 """Rulings that a row of their own, with better proof, speaks for."""
 
@@ -43,7 +52,7 @@ def ptrace_unsupported(e: Evidence) -> Cause | None:
 
 def seccomp(e: Evidence) -> Cause | None:
     """A filter on the tracer refuses a call that no other layer could have refused there."""
-    refused = dict(_refused_by_filter(e))
+    refused = dict(refused_by_filter(e))
     if not refused or e.filtered is False:
         return None
     names = ", ".join(f"{CALLS[step]} ({_how(errno)})" for step, errno in refused.items())
@@ -62,74 +71,111 @@ def security_module(e: Evidence) -> Cause | None:
         failed = attempt.failed
         if failed is not None and failed.step in _passes(e.unrestricted):
             seen = (
-                f"{CALLS[failed.step]} from there under its label and with no other layer in place: {failed.errno}",
-                "the same without the label: passes",
+                f"{CALLS[failed.step]} under that label and with no other layer in place: {failed.errno}",
+                f"{e.freed_by}: passes",
             )
             return Cause(module, "experiment", _module_words(module, label), seen, (("label", printable(label)),))
     return None
 
 
-def security_module_by_errno(e: Evidence) -> Cause | None:
-    """EACCES on the target alone: no other layer answers so, and just one module that could is at work."""
-    failed = e.attempt.failed if e.attempt else None
-    if failed is None or (failed.step, failed.errno) != ("attach", "EACCES") or e.nobody != "ESRCH" or e.only_labels:
-        return None
-    possible = [ruling for ruling in e.rulings if ruling.id in MODULES and ruling.answer != ALLOWS]
-    if len(possible) != 1:
-        return None
-    module = possible[0].id
-    seen = (
-        "PTRACE_ATTACH of the target: EACCES, which of all layers only AppArmor, SELinux and Smack answer",
-        "PTRACE_ATTACH of a PID that cannot exist: ESRCH, so no seccomp filter answers so",
-        f"of the three only {MODULES[module]} is at work here",
-    )
-    return Cause(module, "inferred", f"{MODULES[module]} refuses it", seen)
-
-
 def proc_access(e: Evidence) -> Cause | None:
-    """The three calls pass, and files of /proc/PID that dlv opens do not open."""
+    """ptrace would do, and files of /proc/PID that dlv opens do not open."""
     closed = {step.step: step for step in _failed_needs(e) if step.step in FILES}
     if not closed or _is_gone(e):
         return None
     names = ", ".join(f"/proc/{e.pid}/{name}" for name in closed)
     seen = tuple(f"opening /proc/{e.pid}/{name}: {step.errno}" for name, step in closed.items())
-    return Cause("proc-access", "observed", f"ptrace works, but {names} cannot be opened, which dlv needs", seen)
+    return Cause("proc-access", "observed", f"ptrace would do, but {names} cannot be opened, which dlv needs", seen)
 
 
 def signal_access(e: Evidence) -> Cause | None:
-    """The three calls pass, and the target's threads may not be signalled, though a child of our own may."""
+    """ptrace would do, and the target's threads may not be signalled, though a child of our own may."""
     own = {step.step: step for step in e.own_child.needs} if e.own_child else {}
-    refused = [step for step in _failed_needs(e) if step.step == "tgkill" and step.errno in DENIALS]
-    if not refused or ("tgkill" in own and not own["tgkill"].ok) or "tgkill" in dict(_refused_by_filter(e)):
+    failed = [step for step in _failed_needs(e) if step.errno in DENIALS]
+    filtered = "tgkill" in dict(refused_by_filter(e)) or ("tgkill" in own and not own["tgkill"].ok)
+    refused = [step for step in failed if step.step == "kill" or (step.step == "tgkill" and not filtered)]
+    if not refused:
         return None
-    seen = [f"tgkill of a thread of {e.pid}: {refused[0].errno}"]
-    seen += ["tgkill of a thread of a child of our own: allowed"] if "tgkill" in own else []
-    what = "ptrace works, but the target's threads may not be signalled, which dlv needs to stop them"
-    return Cause("signal-access", "experiment" if "tgkill" in own else "observed", what, tuple(seen))
+    seen = [f"{refused[0].step} of a thread of {e.pid}: {refused[0].errno}"]
+    seen += [f"{refused[0].step} of a child of our own: allowed"] if "tgkill" in own and own["tgkill"].ok else []
+    what = "ptrace would do, but the target's threads may not be signalled, which dlv needs to stop them"
+    return Cause("signal-access", "experiment" if len(seen) > 1 else "observed", what, tuple(seen))
 
 
 def what_the_rules_say(e: Evidence, known: Set[str]) -> list[Cause]:
-    """The access rules that refuse the attach, where it was refused on the target by more than a filter."""
-    tried = e.only_standing or e.attempt  # what a filter or a label refuses says nothing about the other rules
+    """The access rules that refuse the attach, where it was refused on the target by more than a filter or a label.
+
+    What refuses as the target's own user as well is a cause besides the ids.
+    """
+    found = _what_refused(e, e.only_standing or e.attempt, e.rulings, known)
+    known = known | {cause.id for cause in found}
+    return found + (_what_refused(e, e.as_owner, e.rulings_as_owner, known) if e.as_owner else [])
+
+
+def _what_refused(e: Evidence, tried: Attempt | None, rulings: Iterable[Ruling], known: Set[str]) -> list[Cause]:
     failed = tried.failed if tried else None
     if failed is None or failed.step != "attach" or failed.errno not in (*DENIALS, "SIGSYS", "ENOSYS"):
         return []
-    tests = _freed(e, failed)
-    return [
-        Cause(
-            ruling.id,
-            "inferred" if not tests else "experiment",
-            ruling.why,
-            (*tests, f"rule: {ruling.source}", *(f"would be satisfied by {way}" for way in ruling.satisfied_by)),
+    open_still = [r for r in rulings if r.stops_attach and r.answer != ALLOWS]
+    open_still = [r for r in open_still if r.id not in RULED_OTHERWISE | cleared(e)]
+    refusing = [r for r in open_still if r.answer == REFUSES or _refuses_but_for_a_name(e, r)]
+    answering = [r for r in open_still if r.errno == failed.errno]
+    if not refusing and len(answering) == 1 and not _a_filter_may_have(e):
+        refusing = answering
+    alone = len(answering) == 1
+    return [_by_rule(e, ruling, failed, alone=alone) for ruling in refusing if ruling.id not in known]
+
+
+def _by_rule(e: Evidence, ruling: Ruling, failed: Step, *, alone: bool) -> Cause:
+    """``experiment`` where the attach passed with this layer out of the way, or Yama was met where nothing else is."""
+    tests = _freed(e, failed) + (_yama_tests(e) if ruling.id == "yama" else ())
+    rest: tuple[str, ...] = ()
+    if ruling.answer != REFUSES:
+        rest = (OTHERS_LET_IT.format(errno=failed.errno),) if alone else (NOT_SHOWN,)
+    logged = tuple(f"the kernel's log: {printable(text, 300)}" for text in e.kernel_log if f'{ruling.id}="' in text)
+    proof = "experiment" if tests and NOT_SHOWN not in rest else "observed" if logged else "inferred"
+    why = ruling.why.removeprefix("perhaps ").partition(" (not known: ")[0]
+    ways = tuple(f"would be satisfied by {way}" for way in ruling.satisfied_by)
+    return Cause(ruling.id, proof, why, (*tests, *logged, *rest, f"rule: {ruling.source}", *ways))
+
+
+def _refuses_but_for_a_name(e: Evidence, ruling: Ruling) -> bool:
+    """Yama's rule, of which only PR_SET_PTRACER is unknown, where a process of our own met it and was refused."""
+    return ruling.id == "yama" and ruling.lacks is not None and ruling.lacks.source == NAMED and bool(_yama_tests(e))
+
+
+def _yama_tests(e: Evidence) -> tuple[str, ...]:
+    """What showed that Yama refuses this tracer: on processes of its own, which no other layer protects from it."""
+    if e.nobody != "ESRCH":
+        return ()
+    if e.own_child is not None and e.own_child.failed is not None and e.own_child.failed.errno == "EPERM":
+        return ("PTRACE_ATTACH of a child of our own: EPERM, and no seccomp filter answers so",)
+    if e.stranger == ("EPERM", None):
+        return (
+            "PTRACE_ATTACH of a process of our own that is no descendant of the tracer: EPERM",
+            "the same after it named any tracer with PR_SET_PTRACER, which only Yama looks at: passes",
         )
-        for ruling in e.rulings
-        if ruling.answer == REFUSES and ruling.stops_attach and ruling.id not in RULED_OTHERWISE | known | cleared(e)
-    ]
+    return ()
+
+
+def _a_filter_may_have(e: Evidence) -> bool:
+    """Whether it is open that a filter, and no rule, refused the attach."""
+    return e.only_standing is None and e.filtered is not False and e.nobody != "ESRCH"
 
 
 def cleared(e: Evidence) -> frozenset[str]:
-    """Layers that were in place in an attempt that passed: they do not refuse, whatever the rules say."""
-    return frozenset(module for module, _, attempt in e.only_labels if attempt.passed)
+    """Layers that were seen to let the tracer pass: they do not refuse, whatever the rules say."""
+    found = {module for module, _, attempt in e.only_labels if attempt.passed}
+    owner = e.as_owner
+    if owner is not None and owner.passed:
+        found |= STANDING - {"credentials"} | {"yama"}
+    for attempt in filter(None, (e.attempt, e.only_standing, owner)):
+        own_ids = attempt is not owner and e.same_filesystem_ids
+        if attempt.may(*READING, *ATTACHING):
+            found |= STANDING if own_ids else STANDING - {"credentials"}
+        if attempt.may(*ATTACHING):
+            found |= {"yama", *MODULES} if attempt is e.attempt else {"yama"}
+    return frozenset(found)
 
 
 def pid_namespace(e: Evidence) -> Cause | None:
@@ -144,13 +190,11 @@ def _freed(e: Evidence, failed: Step) -> tuple[str, ...]:
     """The experiment that convicts the access rules: the same attach, given the capabilities that satisfy them."""
     if e.unrestricted is None or e.unrestricted.failed is not None:
         return ()
-    return (
-        f"PTRACE_ATTACH from there without any filter: {failed.errno}",
-        "the same with CAP_SYS_PTRACE besides: passes",
-    )
+    return (f"PTRACE_ATTACH from there without filters and labels: {failed.errno}", f"{e.freed_by}: passes")
 
 
-def _refused_by_filter(e: Evidence) -> Iterator[tuple[str, str]]:
+def refused_by_filter(e: Evidence) -> Iterator[tuple[str, str]]:
+    """(step, errno's name) of what a filter refuses: nothing else knows the call where it was tried."""
     if e.only_filters is not None:
         for step in (*e.only_filters.steps, *e.only_filters.needs):
             if not step.ok and step.step in CALLS and step.step in _passes(e.unrestricted):
@@ -158,14 +202,28 @@ def _refused_by_filter(e: Evidence) -> Iterator[tuple[str, str]]:
     if e.nobody not in (None, "ESRCH"):
         yield "attach", str(e.nobody)
     for step in (*e.own_child.steps, *e.own_child.needs) if e.own_child else ():
-        if step.errno not in (None, "TIMEOUT", "ESRCH") and step.step in CALLS and step.step != "attach":
+        if step.ok or step.errno == "TIMEOUT" or step.step not in CALLS:
+            continue
+        if step.step != "attach" or step.errno not in DENIALS:  # Yama may keep a process from its children, too
             yield step.step, str(step.errno)
 
 
 def _failed_needs(e: Evidence) -> Iterator[Step]:
-    """What else dlv needs and did not get, plainly or where filters and other layers were out of the way."""
+    """What else dlv needs and did not get, plainly or where filters and other layers were out of the way.
+
+    What did not open after a refused call counts only where the ids and the like are no reason for it: the one who
+    attaches as the target's own user, when nothing else stands in the way, may open and signal it as well.
+    """
     for attempt in (e.attempt, e.only_standing, *(attempt for _, _, attempt in e.only_labels)):
         yield from (step for step in attempt.needs if not step.ok) if attempt else ()
+    if e.attempt is not None and e.only_standing is None and _has_the_power(e):
+        yield from (step for step in e.attempt.access if not step.ok)
+
+
+def _has_the_power(e: Evidence) -> bool:
+    """No rule about what the target is, ids, dumpable, namespaces or capabilities refuses or may refuse."""
+    asked = STANDING - {"landlock"} | {"pid-namespace", "kernel-thread", "zombie"}
+    return bool(e.rulings) and all(ruling.answer == ALLOWS for ruling in e.rulings if ruling.id in asked)
 
 
 def _passes(attempt: Attempt | None) -> set[str]:
@@ -182,7 +240,7 @@ def _how(errno: str) -> str:
 
 def _proof(e: Evidence, step: str, errno: str) -> str:
     if e.only_filters is not None:
-        return f"{CALLS[step]} from there with the filters: {errno}; without them, all else the same: passes"
+        return f"{CALLS[step]} with those filters and no other layer in place: {errno}; {e.freed_by}: passes"
     if step == "attach":
         return f"PTRACE_ATTACH of a PID that cannot exist: {errno}, where the kernel itself says ESRCH"
     return f"{CALLS[step]} on a child of our own: {errno}, where no other layer has a say"

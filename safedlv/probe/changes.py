@@ -17,7 +17,7 @@ from itertools import combinations
 
 from attrs import evolve, field, frozen
 
-from safedlv.capabilities import capability_names
+from safedlv.capabilities import capability_mask, capability_names
 from safedlv.model import Ids, Unknown
 from safedlv.probe.context import Context
 from safedlv.probe.elsewhere import Experiment, probe_from
@@ -25,17 +25,16 @@ from safedlv.probe.runner import RawAttempt, refused
 
 POWERS = ("sys_ptrace", "dac_read_search", "kill")
 """What a debugger of another user's process needs: to trace, to open its files in /proc, to stop its threads."""
-HELD_AT_MOST_US = 8000  # for which a whole diagnosis may hold the target
+FREELY = "with every layer out of the way that a tracer can be rid of"
+HELD_AT_MOST_US = 8000
+"""For how long a whole diagnosis may hold the target, unless the user says otherwise (--hold-limit)."""
 
 
 @frozen
 class Change:
-    """One layer changed."""
+    """One layer changed; what it is in words, and its risk, is in diagnosis/remedies.py."""
 
     id: str
-    words: str
-    risk: str
-    """``low``: no new privilege; ``medium``: one that concerns other processes too."""
     apply: Callable[[Context], Context] = field(eq=False)
 
 
@@ -50,8 +49,12 @@ class Findings:
     """(security module, label, attempt): that label in place, everything else out of the way."""
     only_standing: RawAttempt | None = None
     """Ids, capabilities and user namespace in place, filters and labels out of the way."""
+    as_owner: RawAttempt | None = None
+    """As the target's own user, with the tracer's capabilities, filters and labels out of the way."""
     unrestricted: RawAttempt | None = None
     """One that passed, with as few layers in place as it took; or, refused, one with every layer out of the way."""
+    freed_by: str = ""
+    """What was changed for that one, in words that begin a line."""
     fix: tuple[Change, ...] | None = None
     """The smallest set of changes with which the probe passed; None: none was found (or none was needed)."""
     held_us: int = 0
@@ -61,35 +64,56 @@ class Findings:
 
 
 class Investigation:
-    """All attempts on one target from one context."""
+    """All attempts on one target from one context.
 
-    def __init__(self, context: Context, pid: int, timeout: float) -> None:
-        self.context, self.pid, self.timeout = context, pid, timeout
-        self.made: list[tuple[Context, Experiment]] = []
+    ``root`` is for the context of a process that an engine starts (``docker exec``): root's uid and gid in its
+    container, as we see them. The changes are then those that an engine can be told.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        pid: int,
+        timeout: float,
+        root: tuple[int, int] | None = None,
+        hold_limit_us: float = HELD_AT_MOST_US,
+    ) -> None:
+        self.context, self.pid, self.timeout, self.root = context, pid, timeout, root
+        self.hold_limit_us = hold_limit_us
+        self.made: list[tuple[Context, str, Experiment]] = []
         self.held_us = 0
         self.gave_up = False
 
     def run(self, uid: Ids | Unknown, gid: Ids | Unknown) -> Findings:
         """Try plainly; if that is refused, with layers changed. ``uid``, ``gid``: the target's."""
-        plain = self._try(self.context)
+        plain = self._try(self.context, "from there")
         outside = plain.inner_pid is None
         if _never_stops(plain.attempt) or not (outside or (plain.attempt[0] and refused(plain.attempt))):
             return Findings(plain, held_us=self.held_us)
         base = SHARE_PID.apply(self.context) if outside else self.context
-        filters = self._attempt(relaxed(base).with_filters(*base.filters)) if base.filters else None
-        labels = [(m, label, self._attempt(relaxed(base).with_label(m, label))) for m, label in base.labels]
-        standing = self._attempt(_bare(base))
+        standing = self._attempt(_bare(base), "without filters and labels")
+        rest = "and every other layer out of the way"
+        labels = [
+            (m, label, self._attempt(relaxed(base).with_label(m, label), f"with the {m} label {rest}"))
+            for m, label in base.labels
+        ]
+        filtered = relaxed(base).with_filters(*base.filters)
+        filters = self._attempt(filtered, f"with those filters {rest}") if base.filters else None
         needed = [SHARE_PID] if outside else []
         needed += [LET_THROUGH] if _is_refused(filters) else []
         needed += [_as_labelled(m) for m, _, attempt in labels if _is_refused(attempt)]
-        ways = personal_changes(base, uid, gid) if _is_refused(standing) else []
+        ways = personal_changes(base, uid, gid, self.root) if _is_refused(standing) else []
         fix = self._smallest(needed, ways)
+        as_owner = self._as_owner(base, uid, gid) if _is_refused(standing) else None
+        freed_by, unrestricted = self._passed() or (FREELY, self._attempt(relaxed(base), FREELY))
         return Findings(
             plain,
             only_filters=filters,
             only_labels=tuple((m, label, attempt) for m, label, attempt in labels if attempt),
             only_standing=standing,
-            unrestricted=self._passed() or self._attempt(relaxed(base)),
+            as_owner=as_owner,
+            unrestricted=unrestricted,
+            freed_by=freed_by,
             fix=fix,
             held_us=self.held_us,
             gave_up=self.gave_up,
@@ -101,35 +125,41 @@ class Investigation:
             context = self.context
             for change in chosen:
                 context = change.apply(context)
-            attempt = self._attempt(context)
+            attempt = self._attempt(context, f"with {' and '.join(change.id for change in chosen)} changed")
             if attempt is None:
                 return None
             if not refused(attempt):
                 return chosen
-            if number == 0 and self._passed() is None and _is_refused(self._attempt(self._most_relaxed(needed))):
+            if number == 0 and self._passed() is None and _is_refused(self._attempt(self._freest(needed), FREELY)):
                 return None  # nothing that can be changed here helps
         return None
 
-    def _most_relaxed(self, needed: list[Change]) -> Context:
+    def _as_owner(self, base: Context, uid: Ids | Unknown, gid: Ids | Unknown) -> RawAttempt | None:
+        """Whether more than the ids stands in the way, where they do."""
+        if not isinstance(uid, Ids) or not isinstance(gid, Ids):
+            return None
+        return self._attempt(_bare(base).as_user(uid.real, gid.real), f"as uid {uid.real}, gid {gid.real}")
+
+    def _freest(self, needed: list[Change]) -> Context:
         return relaxed(SHARE_PID.apply(self.context) if SHARE_PID in needed else self.context)
 
-    def _passed(self) -> RawAttempt | None:
-        return next((made.attempt for _, made in self.made if not refused(made.attempt)), None)
+    def _passed(self) -> tuple[str, RawAttempt] | None:
+        return next(((words, made.attempt) for _, words, made in self.made if not refused(made.attempt)), None)
 
-    def _attempt(self, context: Context) -> RawAttempt | None:
+    def _attempt(self, context: Context, words: str) -> RawAttempt | None:
         """The attempt from there; None when the target has been held for long enough, or was seen not to stop."""
-        known = next((made for same, made in self.made if same == context), None)
-        if known is None and any(_never_stops(made.attempt) for _, made in self.made):
+        known = next((made for same, _, made in self.made if same == context), None)
+        if known is None and any(_never_stops(made.attempt) for _, _, made in self.made):
             return None
-        if known is None and self.held_us > HELD_AT_MOST_US:
+        if known is None and self.held_us > self.hold_limit_us:
             self.gave_up = True
             return None
-        return (known or self._try(context)).attempt
+        return (known or self._try(context, words)).attempt
 
-    def _try(self, context: Context) -> Experiment:
+    def _try(self, context: Context, words: str) -> Experiment:
         experiment = probe_from(context, self.pid, self.timeout)
         self.held_us += sum(experiment.attempt[2])
-        self.made.append((context, experiment))
+        self.made.append((context, words, experiment))
         return experiment
 
 
@@ -148,58 +178,57 @@ def _bare(context: Context) -> Context:
 def _sets(needed: list[Change], ways: list[Change]) -> Iterator[tuple[Change, ...]]:
     for size in range(1 if ways else 0, len(ways) + 1):
         for chosen in combinations(ways, size):
+            if {"user", "root"} <= {change.id for change in chosen}:
+                continue  # nobody can be both
             yield tuple(sorted((*chosen, *needed), key=lambda change: KINDS.index(change.id.partition(":")[0])))
 
 
 # ---------------------------------------------------------------- what can be changed
 
-KINDS = ("namespace", "user", "seccomp", "label", "cap")
+KINDS = ("namespace", "user", "root", "seccomp", "label", "cap")
 """The kinds of changes, as they begin an id, in the order in which they are told."""
-SHARE_PID = Change(
-    "namespace:pid",
-    "run the debugger where the target has a PID: in the target's PID namespace",
-    "low",
-    lambda context: context.without_namespaces("pid"),
-)
-LET_THROUGH = Change(
-    "seccomp",
-    "let the seccomp filter of the debugger allow the calls that dlv makes",
-    "medium",
-    Context.without_filters,
-)
+SHARE_PID = Change("namespace:pid", lambda context: context.without_namespaces("pid"))
+LET_THROUGH = Change("seccomp", Context.without_filters)
 
 
 def _as_labelled(module: str) -> Change:
-    words = f"run the debugger under an {MODULE_NAMES[module]} label that may trace and signal the target"
-    return Change(f"label:{module}", words, "medium", lambda context: context.with_label(module, None))
+    return Change(f"label:{module}", lambda context: context.with_label(module, None))
 
 
-MODULE_NAMES = {"apparmor": "AppArmor", "selinux": "SELinux", "smack": "Smack"}
+def personal_changes(
+    context: Context, uid: Ids | Unknown, gid: Ids | Unknown, root: tuple[int, int] | None = None
+) -> list[Change]:
+    """Changes of the debugger's own standing that could matter from this context, the least privilege first.
 
-
-def personal_changes(context: Context, uid: Ids | Unknown, gid: Ids | Unknown) -> list[Change]:
-    """Changes of the debugger's own standing that could matter from this context, the least privilege first."""
+    ``root`` as in :class:`Investigation`.
+    """
     found = []
-    if isinstance(uid, Ids) and isinstance(gid, Ids) and (uid.real, gid.real) != (context.uid.real, context.gid.real):
-        words = f"run the debugger as the target's own user (uid {uid.real}, gid {gid.real})"
-        found.append(Change("user", words, "low", partial(_executed_as, uid.real, gid.real)))
-    held = capability_names(context.capabilities.effective)
-    for power in POWERS:
-        if power not in held:
-            words = f"give the debugger CAP_{power.upper()}"
-            found.append(Change(f"cap:{power}", words, "medium", partial(_with_power, power)))
+    own = (context.uid.real, context.gid.real)
+    target = (uid.real, gid.real) if isinstance(uid, Ids) and isinstance(gid, Ids) else own
+    if target != own:
+        found.append(Change("user", partial(_executed_as, target, root)))
+    if root is not None and root[0] not in (own[0], target[0]):
+        found.append(Change("root", partial(_executed_as, root, root)))
+    sets = context.capabilities
+    held = capability_names(sets.effective if root is None else sets.bounding)
+    found += [Change(f"cap:{power}", partial(_with_power, power, root)) for power in POWERS if power not in held]
     return found
 
 
-def _executed_as(uid: int, gid: int, context: Context) -> Context:
+def _executed_as(ids: tuple[int, int], root: tuple[int, int] | None, context: Context) -> Context:
     """As another user, with the capabilities that execve(2) leaves such a process (capabilities(7))."""
     sets = context.capabilities
-    own = sets.bounding if uid == 0 else sets.ambient
-    return context.as_user(uid, gid).with_capabilities(evolve(sets, permitted=own, effective=own))
+    own = sets.bounding if ids[0] == (root or (0, 0))[0] else sets.ambient
+    return context.as_user(*ids).with_capabilities(evolve(sets, permitted=own, effective=own))
 
 
-def _with_power(power: str, context: Context) -> Context:
-    return context.with_capability(power)
+def _with_power(power: str, root: tuple[int, int] | None, context: Context) -> Context:
+    """An engine adds to the bounding set alone, of which execve(2) gives root everything and others nothing."""
+    if root is None:
+        return context.with_capability(power)
+    sets = context.capabilities
+    more = context.with_capabilities(evolve(sets, bounding=sets.bounding | capability_mask([power])))
+    return _executed_as((context.uid.real, context.gid.real), root, more)
 
 
 def _is_refused(attempt: RawAttempt | None) -> bool:

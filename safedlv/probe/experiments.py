@@ -6,42 +6,107 @@ child with its own credentials; Yama counts a child as a descendant.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Callable
+from typing import NoReturn
 
 from safedlv import target
-from safedlv.linux.tracing import PTRACE_ATTACH, ptrace
+from safedlv.linux import confine
+from safedlv.linux.tracing import PTRACE_ATTACH, PTRACE_DETACH, WALL, ptrace
 from safedlv.probe import runner
 
+PR_SET_PTRACER_ANY = -1  # include/uapi/linux/prctl.h
+UNEXPECTED = 255  # no errno
 IMPOSSIBLE_PID = (1 << 22) + 1  # PID_MAX_LIMIT of linux/threads.h is 1 << 22
 
 
 def attach_nobody() -> str:
     """What PTRACE_ATTACH of a PID that cannot exist gives: the errno's name, or SIGSYS when a filter kills for it."""
+    return _in_a_child(lambda: ptrace(PTRACE_ATTACH, IMPOSSIBLE_PID)) or "0"
+
+
+def attach_stranger() -> tuple[str | None, str | None] | None:
+    """What PTRACE_ATTACH of a process of our own gives that is no descendant of its tracer: the errno's name or None.
+
+    Twice: as it is, and after that process let any tracer trace it with PR_SET_PTRACER, of which Yama alone takes
+    notice (security/yama/yama_lsm.c). None where there is no Yama. Tracer and process are two children of ours.
+    """
+    commands, to_stranger = os.pipe()
+    answers, from_stranger = os.pipe()
+    stranger = os.fork()
+    if stranger == 0:
+        os.close(to_stranger)
+        _obey(commands, from_stranger)
+    os.close(commands)
+    os.close(from_stranger)
+    try:
+        plain = _in_a_child(lambda: _attach_and_let_go(stranger))
+        os.write(to_stranger, b"n")
+        if os.read(answers, 1) != b"n":
+            return None
+        return plain, _in_a_child(lambda: _attach_and_let_go(stranger))
+    finally:
+        os.close(to_stranger)
+        os.close(answers)
+        os.waitpid(stranger, 0)
+
+
+def _obey(commands: int, answers: int) -> NoReturn:
+    """In the stranger: name any tracer when told to; end when nobody is there to tell it anything."""
+    try:
+        while os.read(commands, 1):
+            confine.set_ptracer(PR_SET_PTRACER_ANY)
+            os.write(answers, b"n")
+    finally:
+        os._exit(0)
+
+
+def _attach_and_let_go(pid: int) -> None:
+    ptrace(PTRACE_ATTACH, pid)
+    os.waitpid(pid, WALL)
+    ptrace(PTRACE_DETACH, pid)
+
+
+def _in_a_child(call: Callable[[], object]) -> str | None:
+    """The errno's name of a call that a child makes, None when it passes; SIGSYS when a filter kills the child."""
     child = os.fork()
     if child == 0:
-        code = 0
+        code = UNEXPECTED
         try:
-            ptrace(PTRACE_ATTACH, IMPOSSIBLE_PID)
+            call()
+            code = 0
         except OSError as error:
-            code = error.errno or 0
+            code = error.errno or UNEXPECTED
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         return "SIGSYS" if os.WTERMSIG(status) == runner.SIGSYS else "KILLED"
-    return errno.errorcode.get(os.WEXITSTATUS(status), "0")
+    code = os.WEXITSTATUS(status)
+    return errno.errorcode.get(code, str(code)) if code else None
 
 
 def attempt_on_own_child(timeout: float = runner.STOP_WITHIN) -> runner.RawAttempt:
-    """The probe on a child that does nothing and is gone afterwards."""
+    """The probe on a child that does nothing and is gone afterwards.
+
+    It names any process as its tracer, so that Yama's scope 1 lets the probe's process, its sibling, trace it.
+    """
     read_end, write_end = os.pipe()
+    ready, from_child = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(write_end)
+        with contextlib.suppress(OSError):  # no Yama in this kernel
+            confine.set_ptracer(PR_SET_PTRACER_ANY)
+        os.close(from_child)
         os.read(read_end, 1)
         os._exit(0)
     os.close(read_end)
+    os.close(from_child)
+    os.read(ready, 1)
+    os.close(ready)
     try:
         found = target.find(child)
         try:

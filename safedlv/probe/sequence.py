@@ -19,6 +19,8 @@ Three rules keep the target as it was (all of them kernel/signal.c and kernel/pt
   itself dropped by a process that has no handler for it. While we trace the target it would be queued instead, so
   the parent sends it when this child, and with it the tracing, is gone (probe/runner.py).
 
+After an attach that was refused, two files of /proc/PID tell what else the caller may (``_access``).
+
 The results cross to the parent as plain tuples: (name, errno's name or None, microseconds).
 """
 
@@ -126,6 +128,8 @@ class Sequence:
             if all(failure is None for _, failure, _ in self.steps):
                 self._threads()
                 self._files()
+            else:
+                self._access()
         except NeverStoppedError:
             self.gave_up = True
 
@@ -154,6 +158,7 @@ class Sequence:
         """Stop the leader again as Delve does, look at what needs a stopped thread, and let go for good."""
         began = time.perf_counter()
         if not self._try("tgkill", self.needs, lambda: self.calls.tgkill(pid, pid, SIGSTOP)):
+            self._look("kill", lambda: os.kill(pid, 0))  # refused too: then it is no filter on tgkill
             return  # it runs, traced: our exit lets it go, and it runs on
         if self.stopped:
             self.calls.ptrace(PTRACE_CONT, pid)  # from one queued SIGSTOP to the next, without a step of user code
@@ -212,6 +217,26 @@ class Sequence:
         if self.entry:
             self._try("process_vm_readv", self.needs, lambda: self.calls.process_vm_readv(self.pid, self.entry, 8))
         self._try("mem", self.needs, self._read_mem)
+
+    def _access(self) -> None:
+        """After a refused call: what of the target the same caller may open, and whether it may signal it.
+
+        Opening maps asks the kernel's access rules with PTRACE_MODE_READ, opening mem with PTRACE_MODE_ATTACH, which
+        PTRACE_ATTACH asks too (fs/proc/base.c, proc_mem_open); no filter on ptrace(2) sees either. The step of the
+        probe stays the one that was refused, whatever becomes of this.
+        """
+        for name in ("auxv", "maps", "exe", "mem"):
+            self._look(name, lambda name=name: os.close(self._open(name)))  # type: ignore[misc]
+        self._look("kill", lambda: os.kill(self.pid, 0))
+
+    def _look(self, name: str, call: Callable[[], object]) -> None:
+        began = time.perf_counter()
+        failure: str | None = None
+        try:
+            call()
+        except OSError as error:
+            failure = _name(error)
+        self.needs.append((name, failure, _us(began)))
 
     # ------------------------------------------------------------ stops
 

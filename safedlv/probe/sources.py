@@ -89,6 +89,12 @@ def exec_context(init_pid: int, user: tuple[int, int | None] | None = None, priv
         return made
 
 
+def root_of(pid: int) -> tuple[int, int]:
+    """uid and gid of root in the user namespace of process ``pid``, as we see them. Raises OSError; ValueError."""
+    with ProcDir(pid) as procdir:
+        return _outside(_id_map(procdir, "uid_map"), 0), _outside(_id_map(procdir, "gid_map"), 0)
+
+
 def _exec_ids(
     procdir: ProcDir, base: Context, user: tuple[int, int | None], remapped: bool
 ) -> tuple[int, int, tuple[int, ...]]:

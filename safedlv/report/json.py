@@ -68,6 +68,7 @@ def _probe(attempt: Attempt) -> dict[str, Any]:
         "errno": failed.errno if failed else None,
         "steps": [_step(step) for step in attempt.steps],
         "needs": [_step(step) for step in attempt.needs],
+        "access": [_step(step) for step in attempt.access],
         "stopped_us": attempt.stopped_us,
         "threads_stopped_us": attempt.threads_stopped_us,
         "left_as_found": attempt.left_as_found,
@@ -94,6 +95,8 @@ def _fix(fix: Fix) -> dict[str, Any]:
         "changes": list(fix.changes),
         "ids": list(fix.ids),
         "risk": fix.risk,
+        "risk_why": fix.risk_why,
+        "not_needed": list(fix.not_needed),
         "verified": fix.verified,
         "commands": dict(fix.commands),
     }

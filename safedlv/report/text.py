@@ -7,9 +7,12 @@ import textwrap
 from safedlv.diagnosis import refusals
 from safedlv.diagnosis.advice import advice
 from safedlv.errors import printable
-from safedlv.model import Attempt, Diagnosis, Step
+from safedlv.model import Attempt, Diagnosis, Fix, Step
 
 WIDTH = 80
+SHOWN = 2
+"""Runtimes that the report has commands for."""
+LONGEST_COMMAND = 1000
 MARKS = {"pass": "ok  ", "fail": "FAIL", "warn": "note", "skip": "?   "}
 COLOURS = {"ok": "32", "degraded": "33", "blocked": "31", "undetermined": "33", "fail": "31", "warn": "33"}
 CALLS = {
@@ -40,12 +43,10 @@ def report(diagnosis: Diagnosis, *, colour: bool) -> str:
     for cause in diagnosis.causes:
         lines += ["", *_wrap(f"{cause.id} ({cause.proof}): {cause.summary}", "")]
         lines += [line for proof in cause.evidence for line in _wrap(proof, "    ")]
-        lines += _wrap(f"to do: {advice(cause)}", "    ") if advice(cause) else []
+        lines += _wrap(f"to do: {advice(cause)}", "    ") if advice(cause) and not diagnosis.fix else []
     lines += _ladder(diagnosis)
     if diagnosis.fix is not None:
-        lines += ["", f"The smallest change with which the probe passed (risk: {diagnosis.fix.risk}):"]
-        lines += [line for change in diagnosis.fix.changes for line in _wrap(change, "  ")]
-        lines += [f"    $ {printable(command, 1000)}" for _, command in diagnosis.fix.commands]
+        lines += ["", *_fix(diagnosis.fix)]
     if diagnosis.missing:
         lines += ["", "What of that context could not be taken on:"]
         lines += [line for sentence in diagnosis.missing for line in _wrap(printable(sentence), "  ")]
@@ -80,6 +81,20 @@ def _ladder(d: Diagnosis) -> list[str]:
     for rung in d.ladder:
         text = f"  {rung.mark:<11}  {rung.id}" + (f": {printable(rung.why)}" if rung.why else "")
         lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * 17, break_long_words=False, break_on_hyphens=False)
+    return lines
+
+
+def _fix(fix: Fix) -> list[str]:
+    """The changes, and what to type for the runtime that fits best, as it is: a command that is wrapped is none."""
+    proved = "The smallest change with which the probe passed:"
+    lines = [proved if fix.verified else "The smallest change that answers these causes (not tried):"]
+    lines += [line for change in fix.changes for line in _wrap(change, "  ")]
+    lines += _wrap(f"risk: {fix.risk}: {fix.risk_why}", "  ")
+    lines += _wrap(f"not needed: {', '.join(fix.not_needed)}", "  ") if fix.not_needed else []
+    for runtime, text in fix.commands[:SHOWN]:
+        lines += [f"  {runtime}:", *(f"    {printable(line, LONGEST_COMMAND)}" for line in text.splitlines())]
+    others = [runtime for runtime, _ in fix.commands[SHOWN:]]
+    lines += _wrap(f"for {', '.join(others)}: see --json or --markdown", "  ") if others else []
     return lines
 
 

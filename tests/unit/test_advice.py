@@ -10,7 +10,7 @@ from safedlv.model import Cause
 
 def test_every_cause_has_advice() -> None:
     rows = {row.__name__.replace("_", "-").removesuffix("-cgroup") for row in (*BLOCKING, *REFUSALS, *DEGRADING)}
-    rows -= {"security-module", "security-module-by-errno"}  # one row for three causes, which have rules
+    rows -= {"security-module"}  # one row for three causes, which have rules
     assert not (rows | BLOCKED_IDS | {rule.id for rule in RULES}) - set(ADVICE)
 
 
