@@ -10,7 +10,33 @@ from pathlib import Path
 
 import pytest
 
+from tests import comparison
+from tests.everyone import Everyones, for_everyone
 from tests.support import ROOT, Server, build_go, new_dlv, old_dlv, require
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A file for the rows of the comparison with other tools, see tests/comparison.py."""
+    descriptor, name = tempfile.mkstemp(prefix="comparison-")
+    os.close(descriptor)
+    os.environ[comparison.FILE] = name
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of the comparison, where there were scenes for it."""
+    rows = comparison.recorded(Path(os.environ[comparison.FILE]))
+    if rows:
+        terminalreporter.section("what is said of a refused attach")
+        terminalreporter.write_line(comparison.plain(rows))
+        page = ROOT / ".cache" / "comparison.md"
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(comparison.markdown(rows), "utf-8")
+        terminalreporter.write_line(f"written to {page.relative_to(ROOT)}")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The rows are in the table by now."""
+    Path(os.environ.pop(comparison.FILE)).unlink()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,6 +56,13 @@ def own_tmpdir() -> Iterator[None]:
 def server_binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example server, built with -N -l."""
     return build_go(ROOT / "examples" / "server", tmp_path_factory.mktemp("server") / "server")
+
+
+@pytest.fixture(scope="session")
+def everyones() -> Iterator[Everyones]:
+    """safedlv, dlv and a Python that every user may start."""
+    with for_everyone() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

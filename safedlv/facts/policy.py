@@ -28,8 +28,10 @@ def selinux_allows(tracer: str | Unknown | None, target: str | Unknown | None) -
         return Unknown("ENODATA", "SELinux context")
     number = _number("class/process/index")
     bit = _number("class/process/perms/ptrace")
-    if isinstance(number, Unknown) or isinstance(bit, Unknown):
-        return number if isinstance(number, Unknown) else bit
+    if isinstance(number, Unknown):
+        return number
+    if isinstance(bit, Unknown):
+        return bit
     path = f"{SELINUX}/access"
     return parsed(ask(path, f"{tracer} {target} {number}"), lambda said: parse_decision(said, bit), path)
 

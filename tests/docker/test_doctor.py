@@ -29,7 +29,7 @@ class Case:
 NONE = profile(rule("SCMP_ACT_ERRNO"))
 CASES = {
     "default": Case((), None, (), frozenset(), ()),
-    "paused": Case((), None, (), frozenset({"frozen"}), ()),
+    "paused": Case((), None, (), frozenset({"frozen"}), ("thaw",)),
     "no-new-privileges": Case(("--security-opt", "no-new-privileges"), None, (), frozenset(), ()),
     "cap-drop ALL": Case(("--cap-drop", "ALL"), None, (), frozenset(), ()),
     "non-root, exec as root": Case(
@@ -40,7 +40,7 @@ CASES = {
         None,
         ("--tracer", "container:1000"),
         frozenset({"credentials", "capability-excess"}),
-        ("user", "cap:sys_ptrace"),
+        ("user",),
     ),
     "a profile against ptrace": Case((), NONE, (), frozenset({"seccomp"}), ("seccomp",)),
     "a profile against SETOPTIONS": Case(

@@ -1,14 +1,12 @@
-"""Refused attaches, made for real, alone and in pairs: ``doctor`` names exactly the layers that refuse."""
+"""Refused attaches by ids, capabilities and filters, alone and together: ``doctor`` names exactly what refuses.
+
+What the state of a target, namespaces, Landlock and limits do is in test_refusals_states.py.
+"""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,169 +14,175 @@ import pytest
 
 from safedlv.runtimes.sandbox import Sandbox, capability_sets
 from safedlv.seccomp.program import Refuse, assemble
-from tests.live.test_doctor import Boxed, assert_serves, boxed
-from tests.support import SAFEDLV, assert_unharmed, require
+from tests import comparison
+from tests.everyone import Everyones
+from tests.live.sandboxes import ARCH
+from tests.live.stages import AS_1000, NOTHING, POWERS, Scene, play_inside, play_outside, unreadable
+from tests.scenes import Truth
+from tests.support import require
 
-ARCH = os.uname().machine
-NOTHING = capability_sets()
-TRACER = capability_sets("sys_ptrace")
-AS_1000 = Sandbox(uid=1000, gid=1000, groups=())
-
-
-def filtered(request: int) -> bytes:
-    return assemble([Refuse("ptrace", errno=errno.EPERM, arg=(0, request))], ARCH)
+ATTACH, SETOPTIONS, CONT, GETREGSET = 16, 0x4200, 7, 0x4204
 
 
-def doctor_from(target: Boxed, tmp_path: Path, **context: Any) -> dict[str, Any]:
-    """``safedlv doctor --json`` as a process of that context, beside the target."""
-    out, err = tmp_path / "out", tmp_path / "err"
-    with out.open("wb") as stdout, err.open("wb") as stderr:
-        words = [*SAFEDLV, "doctor", "--json", "--probe-timeout", "1", str(target.pid)]
-        spec = {"uid": 0, "gid": 0, "groups": (), **context}
-        with target.running.run(words, stdout=stdout.fileno(), stderr=stderr.fileno(), **spec) as tracer:
-            tracer.wait(30)
-    assert err.read_text() == ""
-    document: dict[str, Any] = json.loads(out.read_text())
-    return document
+def filtered(*requests: int, number: int = errno.EPERM, action: Any = "errno") -> bytes:
+    return assemble([Refuse("ptrace", errno=number, arg=(0, request), action=action) for request in requests], ARCH)
 
 
-def assert_ladder(answer: dict[str, Any], step: str | None, causes: set[str]) -> None:
-    """The layers that refuse the attach are marked, one of them as the first; an attach that passed has no ladder."""
-    marks = {rung["layer"]: rung["mark"] for rung in answer["ladder"]}
-    refusing = {layer for layer, mark in marks.items() if mark in ("refused", "refuses too")}
-    assert bool(marks) == (step == "attach")
-    assert refusing <= causes
-    assert list(marks.values()).count("refused") == (1 if step == "attach" else 0)
+def without(syscall: str) -> bytes:
+    return assemble([Refuse(syscall, errno=errno.EPERM)], ARCH)
 
 
-# target, the tracer's context, the step that fails and its errno, the causes
-SCENES: dict[str, tuple[Sandbox, dict[str, Any], str | None, str | None, set[str]]] = {
-    "another uid, no capability": (AS_1000, {"capabilities": NOTHING}, "attach", "EPERM", {"credentials"}),
-    "another gid only": (
-        Sandbox(gid=1000, capabilities=NOTHING),
-        {"capabilities": NOTHING},
-        "attach",
-        "EPERM",
-        {"credentials"},
+def root(*capabilities: str, **rest: Any) -> dict[str, Any]:
+    """A tracer that is root with just these capabilities."""
+    return {"capabilities": capability_sets(*capabilities), **rest}
+
+
+def somebody(uid: int, *capabilities: str, ambient: bool = False, **rest: Any) -> dict[str, Any]:
+    """A tracer that is not root. What is not ambient is in its bounding set and nowhere else."""
+    return {"uid": uid, "gid": uid, "capabilities": capability_sets(*capabilities, ambient=ambient), **rest}
+
+
+FILTER: dict[str, Any] = {"seccomp": filtered(ATTACH), "no_new_privs": True}
+SPOILT = "proc-access signal-access"
+REFUSED: dict[str, Any] = {"step": "attach", "errno": "EPERM"}
+
+IDS_AND_CAPABILITIES = {
+    "another uid, no capability": Scene(root(), Truth("credentials", fix=("user",), **REFUSED), AS_1000),
+    "another gid only": Scene(
+        root(), Truth("credentials", fix=("user",), **REFUSED), Sandbox(gid=1000, capabilities=NOTHING)
     ),
-    "another uid, SYS_PTRACE alone": (AS_1000, {"capabilities": TRACER}, None, None, {"proc-access", "signal-access"}),
-    "another uid, SYS_PTRACE and DAC_READ_SEARCH": (
+    "another uid, SYS_PTRACE alone": Scene(root("sys_ptrace"), Truth(SPOILT, fix=("user",)), AS_1000),
+    "another uid, SYS_PTRACE and DAC_READ_SEARCH": Scene(
+        root("sys_ptrace", "dac_read_search"), Truth("signal-access", fix=("user",)), AS_1000
+    ),
+    "another uid, all three that a sidecar needs": Scene(root(*POWERS), Truth(), AS_1000),
+    "same uid, fewer capabilities": Scene(root(), Truth("capability-excess", fix=("cap:sys_ptrace",), **REFUSED)),
+    "same uid, both without": Scene(root(), Truth(), Sandbox(capabilities=NOTHING)),
+    "same uid, SYS_PTRACE makes up for the rest": Scene(
+        root("sys_ptrace"), Truth(), Sandbox(capabilities=capability_sets("net_admin"))
+    ),
+    "no_new_privs does not matter": Scene(
+        root(no_new_privs=True), Truth(), Sandbox(capabilities=NOTHING, no_new_privs=True)
+    ),
+    "another uid, and no_new_privs, which does not matter": Scene(
+        root(no_new_privs=True), Truth("credentials", fix=("user",), **REFUSED), AS_1000
+    ),
+    "supplementary groups do not matter": Scene(
+        somebody(1000, groups=(8, 9)), Truth(), Sandbox(uid=1000, gid=1000, groups=(5, 6))
+    ),
+    "more capabilities than the target, and not SYS_PTRACE": Scene(
+        root("net_admin", "sys_admin"), Truth(), Sandbox(capabilities=capability_sets("net_admin"))
+    ),
+    "a capability that never became effective": Scene(
+        somebody(2000, "sys_ptrace"), Truth("credentials", fix=("user",), **REFUSED), AS_1000
+    ),
+    "a user with ambient capabilities": Scene(somebody(2000, *POWERS, ambient=True), Truth(), AS_1000),
+    "not dumpable": Scene(
+        somebody(1000),
+        Truth("not-dumpable", fix=("cap:sys_ptrace", "cap:dac_read_search"), **REFUSED),
         AS_1000,
-        {"capabilities": capability_sets("sys_ptrace", "dac_read_search")},
-        None,
-        None,
-        {"signal-access"},
+        stage=unreadable,
     ),
-    "another uid, all three that a sidecar needs": (
+    "not dumpable, and another uid": Scene(
+        root(),
+        Truth("not-dumpable credentials", fix=("cap:sys_ptrace", "cap:kill"), **REFUSED),
         AS_1000,
-        {"capabilities": capability_sets("sys_ptrace", "dac_read_search", "kill")},
-        None,
-        None,
-        set(),
+        stage=unreadable,
     ),
-    "same uid, fewer capabilities": (Sandbox(), {"capabilities": NOTHING}, "attach", "EPERM", {"capability-excess"}),
-    "same uid, both without": (Sandbox(capabilities=NOTHING), {"capabilities": NOTHING}, None, None, set()),
-    "same uid, SYS_PTRACE makes up for the rest": (
-        Sandbox(capabilities=capability_sets("net_admin")),
-        {"capabilities": TRACER},
-        None,
-        None,
-        set(),
+    "not dumpable, for one who has all three": Scene(root(*POWERS), Truth(), AS_1000, stage=unreadable),
+    "another uid, and fewer capabilities": Scene(
+        root(),
+        Truth("credentials capability-excess", fix=("user", "cap:sys_ptrace"), **REFUSED),
+        Sandbox(uid=1000, gid=1000, groups=(), capabilities=capability_sets("net_admin", ambient=True)),
     ),
-    "no_new_privs does not matter": (
-        Sandbox(capabilities=NOTHING, no_new_privs=True),
-        {"capabilities": NOTHING, "no_new_privs": True},
-        None,
-        None,
-        set(),
-    ),
-    "a filter on the target does not matter": (
-        Sandbox(seccomp=filtered(16)),
-        {"seccomp": ()},
-        None,
-        None,
-        set(),
-    ),
-    "another uid, and a filter against SETOPTIONS": (
-        AS_1000,
-        {"capabilities": NOTHING, "seccomp": filtered(0x4200), "no_new_privs": True},
-        "attach",
-        "EPERM",
-        {"credentials", "seccomp"},
-    ),
-    "fewer capabilities, and a filter against ATTACH": (
-        Sandbox(),
-        {"capabilities": NOTHING, "seccomp": filtered(16), "no_new_privs": True},
-        "attach",
-        "EPERM",
-        {"capability-excess", "seccomp"},
-    ),
-    "only SETOPTIONS is refused: dlv alone would look healthy": (
-        Sandbox(),
-        {"seccomp": filtered(0x4200)},
-        "setoptions",
-        "EPERM",
-        {"seccomp"},
-    ),
-    "only CONT is refused": (Sandbox(), {"seccomp": filtered(7)}, "cont", "EPERM", {"seccomp"}),
 }
 
+FILTERS = {
+    "a filter on the target does not matter": Scene({"seccomp": ()}, Truth(), Sandbox(seccomp=filtered(ATTACH))),
+    "only SETOPTIONS is refused: dlv alone would look healthy": Scene(
+        {"seccomp": filtered(SETOPTIONS)}, Truth("seccomp", "setoptions", "EPERM", ("seccomp",))
+    ),
+    "only CONT is refused": Scene({"seccomp": filtered(CONT)}, Truth("seccomp", "cont", "EPERM", ("seccomp",))),
+    "only GETREGSET is refused": Scene({"seccomp": filtered(GETREGSET)}, Truth("seccomp", fix=("seccomp",))),
+    "only tgkill is refused": Scene({"seccomp": without("tgkill")}, Truth("seccomp", fix=("seccomp",))),
+    "process_vm_readv is refused, which dlv does without": Scene({"seccomp": without("process_vm_readv")}, Truth()),
+    "a filter that says EACCES": Scene(
+        {"seccomp": filtered(ATTACH, number=errno.EACCES)}, Truth("seccomp", "attach", "EACCES", ("seccomp",))
+    ),
+    "a filter that says ENOSYS": Scene(
+        {"seccomp": filtered(ATTACH, number=errno.ENOSYS)}, Truth("seccomp", "attach", "ENOSYS", ("seccomp",))
+    ),
+    "a filter that says ESRCH": Scene(
+        {"seccomp": filtered(ATTACH, number=errno.ESRCH)}, Truth("seccomp", "attach", "ESRCH", ("seccomp",))
+    ),
+    "a filter that kills the thread at SETOPTIONS": Scene(
+        {"seccomp": filtered(SETOPTIONS, action="kill_thread")}, Truth("seccomp", "setoptions", "SIGSYS", ("seccomp",))
+    ),
+    "a filter that traps CONT": Scene(
+        {"seccomp": filtered(CONT, action="trap")}, Truth("seccomp", "cont", "SIGSYS", ("seccomp",))
+    ),
+    "two programs": Scene(
+        {"seccomp": (filtered(CONT), filtered(SETOPTIONS))}, Truth("seccomp", "setoptions", "EPERM", ("seccomp",))
+    ),
+    "every ptrace is refused": Scene({"seccomp": without("ptrace")}, Truth("seccomp", fix=("seccomp",), **REFUSED)),
+}
 
-@pytest.fixture(scope="module")
-def public_binary(server_binary: Path) -> Iterator[Path]:
-    """The example server where every user may run it."""
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="t-") as directory:
-        os.chmod(directory, 0o755)
-        yield Path(shutil.copy(server_binary, directory))
+TOGETHER = {
+    "another uid, and a filter against SETOPTIONS": Scene(
+        root(seccomp=filtered(SETOPTIONS), no_new_privs=True),
+        Truth("credentials seccomp", fix=("user", "seccomp"), **REFUSED),
+        AS_1000,
+    ),
+    "fewer capabilities, and a filter against ATTACH": Scene(
+        root(**FILTER), Truth("capability-excess seccomp", fix=("seccomp", "cap:sys_ptrace"), **REFUSED)
+    ),
+    "another uid, and a filter that kills the process": Scene(
+        root(seccomp=filtered(ATTACH, action="kill_process"), no_new_privs=True),
+        Truth("credentials seccomp", "attach", "SIGSYS", ("user", "seccomp")),
+        AS_1000,
+    ),
+    "not dumpable, another uid, and a filter": Scene(
+        root(**FILTER),
+        Truth("not-dumpable credentials seccomp", fix=("seccomp", "cap:sys_ptrace", "cap:kill"), **REFUSED),
+        AS_1000,
+        stage=unreadable,
+    ),
+    "another uid, fewer capabilities, and a filter": Scene(
+        root(**FILTER),
+        Truth("credentials capability-excess seccomp", fix=("user", "seccomp", "cap:sys_ptrace"), **REFUSED),
+        Sandbox(uid=1000, gid=1000, groups=(), capabilities=capability_sets("net_admin", ambient=True)),
+    ),
+    "a filter against ATTACH hides what SYS_PTRACE alone lacks": Scene(
+        root("sys_ptrace", **FILTER), Truth(f"seccomp {SPOILT}", fix=("user", "seccomp"), **REFUSED), AS_1000
+    ),
+    "a filter against CONT hides what SYS_PTRACE alone lacks": Scene(
+        root("sys_ptrace", seccomp=filtered(CONT), no_new_privs=True),
+        Truth(f"seccomp {SPOILT}", "cont", "EPERM", ("user", "seccomp")),
+        AS_1000,
+    ),
+    "a filter against tgkill, which is not allowed either": Scene(
+        root("sys_ptrace", seccomp=without("tgkill"), no_new_privs=True),
+        Truth(f"seccomp {SPOILT}", fix=("user", "seccomp")),
+        AS_1000,
+    ),
+}
+
+SCENES = {**IDS_AND_CAPABILITIES, **FILTERS, **TOGETHER}
+COMPARED = comparison.chosen(SCENES, lambda scene: scene.truth.causes)
 
 
-@pytest.mark.parametrize("scene", SCENES)
-def test_exactly_these_causes(scene: str, public_binary: Path, tmp_path: Path, newest_dlv: str) -> None:
+@pytest.fixture(autouse=True)
+def needs_root() -> None:
     require(os.geteuid() == 0, "needs root to make the contexts")
-    spec, context, step, number, causes = SCENES[scene]
-    with boxed(public_binary, spec) as target:
-        answer = doctor_from(target, tmp_path, **context)
-        found = {cause["id"] for cause in answer["causes"]}
-        assert found == causes, json.dumps(answer["causes"], indent=1)
-        assert (answer["probe"]["failed_step"], answer["probe"]["errno"]) == (step, number)
-        assert answer["verdict"] == ("blocked" if causes else "ok")
-        assert_ladder(answer, step, causes)
-        assert answer["probe"]["left_as_found"] is True
-        assert_serves(target)
 
 
-# what the smallest change is, for scenes that are blocked, as seen by root from outside
-FIXES = {
-    "another uid, no capability": ["user"],
-    "another gid only": ["user"],
-    "another uid, SYS_PTRACE alone": ["user"],
-    "another uid, SYS_PTRACE and DAC_READ_SEARCH": ["user"],
-    "same uid, fewer capabilities": ["cap:sys_ptrace"],
-    "another uid, and a filter against SETOPTIONS": ["user", "seccomp"],
-    "fewer capabilities, and a filter against ATTACH": ["seccomp", "cap:sys_ptrace"],
-    "only SETOPTIONS is refused: dlv alone would look healthy": ["seccomp"],
-    "only CONT is refused": ["seccomp"],
-}
+@pytest.mark.parametrize("name", SCENES)
+def test_exactly_these_causes(name: str, everyones: Everyones, public_server: Path) -> None:
+    """As the tracer itself sees it."""
+    play_inside(name, SCENES[name], everyones, public_server, compared=name in COMPARED)
 
 
-@pytest.mark.parametrize("scene", SCENES)
-def test_the_same_from_outside(scene: str, public_binary: Path, newest_dlv: str) -> None:
+@pytest.mark.parametrize("name", SCENES)
+def test_the_same_from_outside(name: str, everyones: Everyones, public_server: Path) -> None:
     """Root stands in the tracer's place: the same step, errno and causes, proved, and the smallest change, tried."""
-    require(os.geteuid() == 0, "needs root to stand in another's place")
-    spec, context, step, number, causes = SCENES[scene]
-    with boxed(public_binary, spec) as target:
-        placed = {"uid": 0, "gid": 0, "groups": (), **context}
-        with target.running.run(["sleep", "600"], **placed) as tracer:
-            words = [*SAFEDLV, "doctor", "--json", "--tracer", f"pid:{tracer.pid}", str(target.pid)]
-            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-            assert done.stderr == ""
-            answer = json.loads(done.stdout)
-            assert_unharmed(tracer.pid)
-        assert {cause["id"] for cause in answer["causes"]} == causes, json.dumps(answer["causes"], indent=1)
-        assert (answer["probe"]["failed_step"], answer["probe"]["errno"]) == (step, number)
-        assert_ladder(answer, step, causes)
-        assert (answer["fix"] or {}).get("ids") == FIXES.get(scene)
-        assert answer["fix"] is None or answer["fix"]["verified"] is True
-        assert {cause["proof"] for cause in answer["causes"]} <= {"experiment", "observed"}
-        assert answer["held_us"] < 10_000 or os.environ.get("CI") == "true", "a loaded machine may be slower"
-        assert_serves(target)
+    play_outside(SCENES[name], everyones, public_server)

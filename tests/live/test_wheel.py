@@ -63,7 +63,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         headers = HeaderParser().parsestr(archive.read(metadata).decode())
         entry_points = archive.read(metadata.replace("METADATA", "entry_points.txt")).decode()
     sources = {str(path.relative_to(ROOT)) for path in ROOT.glob("safedlv/**/*.py")} | {"safedlv/py.typed"}
-    assert {name for name in held if ".dist-info/" not in name} == sources
+    data = {f"safedlv/seccomp/docker-default.{kind}" for kind in ("json", "LICENSE")}
+    assert {name for name in held if ".dist-info/" not in name} == sources | data
     assert headers["Name"] == "safedlv"
     assert headers["Version"] == safedlv.__version__
     assert headers["Requires-Python"] == ">=3.11"

@@ -19,6 +19,7 @@ RANKS = {
     "errors": 0,
     "capabilities": 0,
     "command_line": 1,
+    "options": 1,
     "diagnosis": 1,
     "seccomp": 1,
     "report": 1,
@@ -36,10 +37,11 @@ RANKS = {
     "attach": 4,
     "doctor": 4,
     "survey": 4,
+    "seccomp_command": 4,
     "cli": 5,
     "__main__": 6,
 }
-PURE = ("model", "errors", "capabilities", "command_line", "diagnosis", "seccomp", "report")
+PURE = ("model", "errors", "capabilities", "command_line", "options", "diagnosis", "seccomp", "report")
 UNCLEAN = {"os", "subprocess", "socket", "ctypes", "pathlib", "io", "shutil"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
