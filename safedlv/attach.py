@@ -91,12 +91,13 @@ def _the_go_process(found: Found, line: CommandLine) -> Found:
 
 def _explain(found: Found, attempt: runner.RawAttempt | None, listener: Listener | None) -> int:
     """The probe failed: say at which step, with which errno, and what the facts say. dlv is not started."""
-    from safedlv.doctor import diagnose_attempt, wants_colour
+    from safedlv.doctor import wants_colour
+    from safedlv.judgement import judge_attempt
     from safedlv.report.text import report
 
     if listener is not None:
         listener.close()
-    sys.stderr.write(report(diagnose_attempt(found, attempt), colour=wants_colour(sys.stderr)))
+    sys.stderr.write(report(judge_attempt(found, attempt), colour=wants_colour(sys.stderr)))
     return 1
 
 

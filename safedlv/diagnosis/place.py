@@ -37,6 +37,7 @@ class Place:
     memory_max: int | None = None
     """Bytes."""
     tracer_uid: int = 0
+    tracer_gid: int = 0
     tracer_caps: int = 0
     """The tracer's effective capabilities, as a mask; 0 where they are not known."""
     inside: bool = False
@@ -80,6 +81,7 @@ def place_of(
         pid=target.pid,
         inner_pid=inner_pid,
         tracer_uid=tracer.uid,
+        tracer_gid=tracer.gid,
         tracer_caps=caps,
         inside=inside,
         exec_as=_exec_as(tracer, inside=inside),
@@ -87,13 +89,14 @@ def place_of(
         container=target.container if _NAME.fullmatch(target.container or "") else None,
         service=service if _NAME.fullmatch(service or "") else None,
     )
-    return place if facts is None else _with_facts(place, facts)
+    # Inside, our numbers are the container's; from outside they are if it has no user namespace of its own.
+    return place if facts is None else _with_facts(place, facts, numbered_alike=inside and tracer.who == "self")
 
 
-def _with_facts(place: Place, facts: ProcessFacts) -> Place:
+def _with_facts(place: Place, facts: ProcessFacts, *, numbered_alike: bool) -> Place:
     status, cgroup, label = facts.status, facts.cgroup, facts.modules.apparmor
     uid, gid = (_one(status.uid), _one(status.gid))
-    same_numbers = any(link.kind == "user" and link.same is True for link in facts.namespaces)
+    same_numbers = numbered_alike or any(link.kind == "user" and link.same is True for link in facts.namespaces)
     return evolve(
         place,
         uid=uid[0],

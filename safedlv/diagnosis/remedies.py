@@ -103,6 +103,12 @@ REMEDIES = {
 """Every change. Other capabilities than these three go by :data:`OTHER_CAPABILITY`."""
 OTHER_CAPABILITY = Remedy("give the debugger CAP_{name}", LOW, "it gives no power over other processes")
 
+KINDS = (
+    *("namespace", "user", "root", "seccomp", "label", "outside", "cap"),
+    *("thaw", "end-tracer", "limit", "delve", "reboot"),
+)
+"""The kinds of changes, as they begin an id, in the order in which they are told (the same as probe/changes.py's)."""
+
 NARROW = frozenset({"net_bind_service", "net_broadcast", "net_raw", "ipc_lock", "sys_nice", "audit_write", "lease"})
 """Capabilities that give no power over other processes: less than CAP_SYS_PTRACE, as long as they are all it takes."""
 
@@ -176,7 +182,8 @@ def proposed(causes: Set[str], place: Place) -> tuple[str, ...]:
     identity = _identity(causes & BY_IDENTITY, place)
     if causes & BY_IDENTITY and not identity:
         return ()
-    return (*identity, *(change for cause, change in BY_CAUSE.items() if cause in causes))
+    found = (*identity, *(change for cause, change in BY_CAUSE.items() if cause in causes))
+    return tuple(sorted(found, key=lambda change: KINDS.index(change.partition(":")[0])))
 
 
 def _identity(causes: Set[str], place: Place) -> tuple[str, ...]:
@@ -187,7 +194,8 @@ def _identity(causes: Set[str], place: Place) -> tuple[str, ...]:
         return narrow
     inherits = "capability-excess" in causes and place.uid == 0  # root in a container has what the target's root has
     by_rank = causes & {"not-dumpable", "yama", "hidepid"} or ("capability-excess" in causes and not inherits)
-    if not by_rank and place.one_user and place.uid not in (None, place.tracer_uid):
+    another = place.uid is not None and (place.uid, place.gid) != (place.tracer_uid, place.tracer_gid)
+    if not by_rank and place.one_user and another:
         return ("user",)
     return _power(place)
 

@@ -20,11 +20,12 @@ from attrs import evolve, field, frozen
 from safedlv.capabilities import capability_mask, capability_names
 from safedlv.model import Ids, Unknown
 from safedlv.probe.context import Context
-from safedlv.probe.elsewhere import Experiment, probe_from
+from safedlv.probe.elsewhere import Begun, Experiment, probe_from
 from safedlv.probe.runner import RawAttempt, refused
 
 POWERS = ("sys_ptrace", "dac_read_search", "kill")
 """What a debugger of another user's process needs: to trace, to open its files in /proc, to stop its threads."""
+PLAINLY = "from there"
 FREELY = "with every layer out of the way that a tracer can be rid of"
 HELD_AT_MOST_US = 8000
 """For how long a whole diagnosis may hold the target, unless the user says otherwise (--hold-limit)."""
@@ -81,12 +82,17 @@ class Investigation:
         self.context, self.pid, self.timeout, self.root = context, pid, timeout, root
         self.hold_limit_us = hold_limit_us
         self.made: list[tuple[Context, str, Experiment]] = []
+        self.begun: Begun | None = None
         self.held_us = 0
         self.gave_up = False
 
+    def begin(self) -> None:
+        """Start the plain attempt, which :meth:`run` waits for; the caller may do other things meanwhile."""
+        self.begun = Begun(self.context, self.pid, self.timeout)
+
     def run(self, uid: Ids | Unknown, gid: Ids | Unknown) -> Findings:
         """Try plainly; if that is refused, with layers changed. ``uid``, ``gid``: the target's."""
-        plain = self._try(self.context, "from there")
+        plain = self._note(self.context, PLAINLY, self.begun.result() if self.begun else self._probe(self.context))
         outside = plain.inner_pid is None
         if _never_stops(plain.attempt) or not (outside or (plain.attempt[0] and refused(plain.attempt))):
             return Findings(plain, held_us=self.held_us)
@@ -146,6 +152,9 @@ class Investigation:
     def _passed(self) -> tuple[str, RawAttempt] | None:
         return next(((words, made.attempt) for _, words, made in self.made if not refused(made.attempt)), None)
 
+    def _probe(self, context: Context) -> Experiment:
+        return probe_from(context, self.pid, self.timeout)
+
     def _attempt(self, context: Context, words: str) -> RawAttempt | None:
         """The attempt from there; None when the target has been held for long enough, or was seen not to stop."""
         known = next((made for same, _, made in self.made if same == context), None)
@@ -154,10 +163,9 @@ class Investigation:
         if known is None and self.held_us > self.hold_limit_us:
             self.gave_up = True
             return None
-        return (known or self._try(context, words)).attempt
+        return (known or self._note(context, words, self._probe(context))).attempt
 
-    def _try(self, context: Context, words: str) -> Experiment:
-        experiment = probe_from(context, self.pid, self.timeout)
+    def _note(self, context: Context, words: str, experiment: Experiment) -> Experiment:
         self.held_us += sum(experiment.attempt[2])
         self.made.append((context, words, experiment))
         return experiment

@@ -28,10 +28,9 @@ from safedlv.linux import confine
 from safedlv.linux.steps import Step
 from safedlv.probe.context import Context, steps
 from safedlv.probe.rehearsal import rehearse
-from safedlv.probe.runner import Before, RawAttempt, Running, conduct, shared_pages
+from safedlv.probe.runner import STOP_WITHIN, Before, RawAttempt, Running, conduct, shared_pages
 from safedlv.probe.sequence import Progress, Sequence
 
-STOP_SECONDS: Final = 2.0
 _GONE: Final[RawAttempt] = ((("attach", "ESRCH", 0),), (), (0, 0), True)
 _MANY: Final = 1 << 20  # more descriptors than a process has
 _PATH: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -50,26 +49,42 @@ class Experiment:
     """Microseconds that it all took."""
 
 
-def probe_from(context: Context, pid: int, timeout: float = STOP_SECONDS) -> Experiment:
+def probe_from(context: Context, pid: int, timeout: float = STOP_WITHIN) -> Experiment:
     """Make the probe of process ``pid`` (as we see it) from ``context``; ``timeout`` is in seconds, for one stop.
 
     A frozen target is the caller's to refuse beforehand (runner.way_back_is_open). Call it before this process has
     other threads: it forks. Raises ProcessLookupError when the context's PID namespace has ended, OSError when the
     fork fails. A target that is gone is an attempt that says ESRCH.
     """
-    began = time.perf_counter()
-    with ExitStack() as undo:
-        try:
-            target = _Target(pid, undo)
-        except (FileNotFoundError, ProcessLookupError):
-            return Experiment(_GONE, context.unread, pid, _us(began))
-        parent = os.pidfd_open(os.getpid())
-        undo.callback(os.close, parent)
-        missing = [*context.unread, *_of_our_own()]
-        helper = _Helper(context, target, timeout, parent)
-        running = Running(pid, target.procdir, target.before, helper.start(missing), helper.shared, timeout)
-        attempt = running.result()
-        return helper.experiment(attempt, missing, began)
+    return Begun(context, pid, timeout).result()
+
+
+class Begun:
+    """A probe from a context that is under way, as :func:`probe_from` makes it; ``result()`` waits for it."""
+
+    def __init__(self, context: Context, pid: int, timeout: float) -> None:
+        self.began = time.perf_counter()
+        self.gone: Experiment | None = None
+        with ExitStack() as undo:
+            try:
+                target = _Target(pid, undo)
+            except (FileNotFoundError, ProcessLookupError):
+                self.gone = Experiment(_GONE, context.unread, pid, _us(self.began))
+                return
+            parent = os.pidfd_open(os.getpid())
+            undo.callback(os.close, parent)
+            self.missing = [*context.unread, *_of_our_own()]
+            self.helper = _Helper(context, target, timeout, parent)
+            child = self.helper.start(self.missing)
+            self.running = Running(pid, target.procdir, target.before, child, self.helper.shared, timeout)
+            self.undo = undo.pop_all()
+
+    def result(self) -> Experiment:
+        """Wait for it; call it once."""
+        if self.gone is not None:
+            return self.gone
+        with self.undo:
+            return self.helper.experiment(self.running.result(), self.missing, self.began)
 
 
 class _Target:

@@ -18,8 +18,8 @@ import time
 from typing import Final, NoReturn
 
 from safedlv.linux import tracing
+from safedlv.probe.runner import STOP_WITHIN
 
-STOP_SECONDS: Final = 2.0
 SPINS: Final = 400  # as in probe/sequence.py: a stop takes 10 to 50 us
 _MARGIN_SECONDS: Final = 1.0
 _RET_K: Final = 0x06  # BPF_RET | BPF_K
@@ -27,7 +27,7 @@ _ACTION: Final = 0xFFFF0000
 _USER_NOTIF: Final = 0x7FC00000  # SECCOMP_RET_USER_NOTIF
 
 
-def read_filters(pid: int, procdir: int, timeout: float = STOP_SECONDS) -> tuple[bytes, ...]:
+def read_filters(pid: int, procdir: int, timeout: float = STOP_WITHIN) -> tuple[bytes, ...]:
     """The programs of the leader of process ``pid`` (``procdir``: its open /proc/PID), in the order of their loading.
 
     Raises OSError: EACCES without the privilege, EPERM when it is traced already, ESRCH when it ended, TimeoutError

@@ -35,6 +35,8 @@ RANKS = {
     "sibling": 3,
     "session": 3,
     "attach": 4,
+    "judgement": 4,
+    "inquiry": 4,
     "doctor": 4,
     "survey": 4,
     "seccomp_command": 4,

@@ -1,0 +1,88 @@
+"""The path of one diagnosis: the target, the place to try from, the attempts; then what they mean (judgement.py).
+
+What judges takes long to load, so it is imported while the first attempt is under way.
+"""
+
+from __future__ import annotations
+
+import os
+
+from safedlv import target
+from safedlv.errors import SafedlvError, UsageError
+from safedlv.probe import runner
+from safedlv.probe.changes import HELD_AT_MOST_US, Investigation
+from safedlv.probe.context import Context
+from safedlv.standpoint import context_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from safedlv.model import Diagnosis
+
+UNDETERMINED = 3
+
+
+def diagnose(
+    text: str,
+    timeout: float = runner.STOP_WITHIN,
+    who: str | None = None,
+    hold_limit_us: float = HELD_AT_MOST_US,
+) -> Diagnosis:
+    """Look at the process that ``text`` names, probe it from the place of ``who``, and say what it means.
+
+    Without ``who``: for a container and as root from what ``docker exec`` would start there, else from here.
+    Raises UsageError; SafedlvError with the exit code of "undetermined" when a name cannot be looked up.
+    """
+    try:
+        found = target.resolve(text)
+    except target.NoSuchProcessError as error:
+        from safedlv.judgement import judge_nothing
+
+        return judge_nothing(error.pid, hidden=error.hidden)
+    except UsageError:
+        raise
+    except SafedlvError as error:
+        raise SafedlvError(error.sentence, error.hint, error.code if error.code == 2 else UNDETERMINED) from error
+    who = who or ("container" if found.container and os.geteuid() == 0 else "self")
+    context = context_of(who, found)
+    if context is None:
+        return probe_from_here(timeout, found)
+    with context:
+        if not runner.way_back_is_open(found.pid, found.before):
+            return _judged_attempt(found, None)
+        return diagnose_from(context, who, found, timeout, hold_limit_us)
+
+
+def probe_from_here(timeout: float, found: target.Found) -> Diagnosis:
+    """Probe from our own place, unless it is ourselves or could not be left without a trace; and what it means."""
+    if found.pid == os.getpid() or not runner.way_back_is_open(found.pid, found.before):
+        return _judged_attempt(found, None)
+    running = runner.start(found.pid, found.procdir, found.before, timeout)
+    return _judged_attempt(found, running)
+
+
+def _judged_attempt(found: target.Found, running: runner.Running | None) -> Diagnosis:
+    from safedlv.judgement import judge_attempt
+
+    return judge_attempt(found, running.result(), running.child) if running else judge_attempt(found, None)
+
+
+def diagnose_from(context: Context, who: str, found: target.Found, timeout: float, hold_limit_us: float) -> Diagnosis:
+    """The question from another's place: the attempts from there, and the smallest change that lets them pass."""
+    from safedlv.probe.sources import root_of
+
+    root = root_of(context.source) if who.startswith("container") else None
+    investigation = Investigation(context, found.pid, timeout, root, hold_limit_us)
+    investigation.begin()
+    from safedlv.facts.process import read_process
+    from safedlv.judgement import judge_findings
+
+    facts = read_process(found.pid)
+    return judge_findings(found, facts, context, who, investigation.run(facts.status.uid, facts.status.gid))
+
+
+def diagnose_context() -> Diagnosis:
+    """Could a debugger work here at all? The probe on a child of our own, which nothing but this context can refuse."""
+    from safedlv.judgement import judge_context
+    from safedlv.probe.experiments import attempt_on_own_child
+
+    return judge_context(attempt_on_own_child())

@@ -1,0 +1,270 @@
+"""What the attempts mean: the facts read, the experiments made, and the tables of safedlv.diagnosis asked."""
+
+from __future__ import annotations
+
+import os
+
+from attrs import evolve
+
+from safedlv import target, wrappers
+from safedlv.diagnosis.access_rules import Ruling, rulings, supposing_same_user_namespace
+from safedlv.diagnosis.causes import causes, verdict
+from safedlv.diagnosis.checks import checks
+from safedlv.diagnosis.evidence import Evidence
+from safedlv.diagnosis.ladder import ladder
+from safedlv.diagnosis.sides import Side
+from safedlv.facts import credentials
+from safedlv.facts.delve import read_delve, supports
+from safedlv.facts.delve_path import find_delve
+from safedlv.facts.go_binary import read_go_binary
+from safedlv.facts.policy import selinux_allows, smack_allows
+from safedlv.facts.process import read_process
+from safedlv.facts.sides import read_side, read_world
+from safedlv.facts.surroundings import compose_service, surroundings
+from safedlv.model import Attempt, Delve, Diagnosis, Fix, Ids, ProcessFacts, Step, Target, Tracer, Unknown
+from safedlv.probe import experiments, runner
+from safedlv.probe.changes import Findings
+from safedlv.probe.context import Context
+
+NOBODY = -1
+SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h
+
+
+def judge_nothing(pid: int, *, hidden: bool) -> Diagnosis:
+    """There is no such process, or /proc hides it."""
+    return _diagnosis(Evidence(pid, None, None, None, _delve(), hidden=hidden), None)
+
+
+def judge_attempt(found: target.Found, raw: runner.RawAttempt | None, prober: int = 0) -> Diagnosis:
+    """What an attempt that was made (None: none was) by process ``prober``, and the facts, mean."""
+    facts = read_process(found.pid)
+    attempt = attempt_of(raw) if raw else None
+    evidence = _evidence(found, attempt, facts)
+    if attempt is not None and (attempt.failed or attempt.failed_need):
+        evidence = evolve(_asked_further(evidence, facts), kernel_log=_logged(prober))
+    held = attempt.stopped_us + attempt.threads_stopped_us if attempt else 0
+    diagnosis = _diagnosis(evidence, found)
+    inside, runtime = surroundings()
+    return evolve(diagnosis, held_us=held, fix=_fix(diagnosis, (), inside=inside, runtime=runtime))
+
+
+def judge_findings(
+    found: target.Found, facts: ProcessFacts, context: Context, who: str, findings: Findings
+) -> Diagnosis:
+    """What the attempts from another's place, the smallest change among them, and the facts, mean."""
+    plain = attempt_of(findings.plain.attempt)
+    tracer = _side_of(context)
+    evidence = evolve(
+        _evidence(found, plain if plain.steps else None, facts),
+        filtered=bool(context.filters),
+        only_filters=_maybe(findings.only_filters),
+        only_labels=tuple((module, label, attempt_of(raw)) for module, label, raw in findings.only_labels),
+        only_standing=_maybe(findings.only_standing),
+        unrestricted=_maybe(findings.unrestricted),
+        freed_by=findings.freed_by,
+        as_owner=_maybe(findings.as_owner),
+        rulings_as_owner=_rulings(_owned(tracer, facts), facts),
+        same_filesystem_ids=_same_filesystem_ids(tracer),
+        outside=findings.plain.inner_pid is None,
+        rulings=_rulings(tracer, facts),
+    )
+    diagnosis = evolve(
+        _diagnosis(evidence, found),
+        tracer=Tracer(who, context.uid.real, context.gid.real, context.capabilities.effective),
+    )
+    proved = tuple(change.id for change in findings.fix or ())
+    return evolve(
+        diagnosis,
+        fix=_fix(diagnosis, proved, inside=who.startswith("container") or context.namespace("pid") is not None),
+        missing=_missing(findings, plain),
+        held_us=findings.held_us,
+    )
+
+
+def judge_context(raw: runner.RawAttempt) -> Diagnosis:
+    """What an attempt on a child of our own says of this machine and this context."""
+    attempt = attempt_of(raw)
+    delve = _delve()
+    facts = read_process(os.getpid())
+    evidence = Evidence(
+        os.getpid(),
+        facts,
+        attempt,
+        None,
+        delve,
+        filtered=_filtered(facts),
+        nobody=experiments.attach_nobody(),
+        own_child=attempt,
+    )
+    here = ("delve-missing", "seccomp", "ptrace-unsupported")
+    missing = tuple(cause for cause in causes(evidence) if cause.id in here)
+    lines = tuple(check for check in checks(evidence) if check.id in ("yama", "security-modules", "limits", "delve"))
+    return Diagnosis(
+        None, facts, None, delve, credentials.own_tracer(), attempt, verdict(missing, attempt), missing, lines
+    )
+
+
+def attempt_of(raw: runner.RawAttempt) -> Attempt:
+    """The plain tuples that came out of the probe's child, as a value."""
+    steps, needs, (held, held_threads), left_as_found = raw
+    others = tuple(Step(*step) for step in needs)
+    refused = any(failure for _, failure, _ in steps)
+    return Attempt(
+        steps=tuple(Step(*step) for step in steps),
+        needs=() if refused else others,
+        stopped_us=held,
+        threads_stopped_us=held_threads,
+        left_as_found=left_as_found,
+        access=others if refused else (),
+    )
+
+
+# ---------------------------------------------------------------- the evidence
+
+
+def _evidence(found: target.Found, attempt: Attempt | None, facts: ProcessFacts) -> Evidence:
+    binary = read_go_binary(found.procdir)
+    delve = _delve()
+    tracer_pid = facts.status.tracer_pid
+    return Evidence(
+        pid=found.pid,
+        facts=facts,
+        attempt=attempt,
+        binary=binary,
+        delve=delve,
+        delve_supports=_supports(delve, binary.go_version),
+        self_pid=os.getpid(),
+        go_children=_go_children(found),
+        tracer_name=target.command_line_of(tracer_pid) if isinstance(tracer_pid, int) and tracer_pid else "",
+    )
+
+
+def _go_children(found: target.Found) -> tuple[tuple[int, str], ...]:
+    if not wrappers.is_wrapper(found.procdir):
+        return ()
+    return tuple((pid, target.command_line_of(pid)) for pid in wrappers.go_children(found.pid))
+
+
+def _delve() -> Delve | None:
+    path = find_delve(os.environ.get("PATH"), os.environ.get("SAFEDLV_DLV"))
+    return read_delve(path) if path else None
+
+
+def _supports(delve: Delve | None, go_version: str | Unknown | None) -> bool | Unknown:
+    if delve is None or not isinstance(go_version, str):
+        return Unknown("ENODATA", "the Go version of the target")
+    return supports(delve, go_version)
+
+
+def _asked_further(evidence: Evidence, facts: ProcessFacts) -> Evidence:
+    """The evidence, and what the experiments and the access rules add to it: for an attempt that failed."""
+    own = read_process(os.getpid(), count_landlock_layers=True)
+    tracer = read_side(own)
+    return evolve(
+        evidence,
+        filtered=_filtered(own),
+        nobody=experiments.attach_nobody(),
+        own_child=attempt_of(experiments.attempt_on_own_child()),
+        stranger=experiments.attach_stranger() if own.modules.yama_scope not in (None, 0) else None,
+        rulings=_rulings(tracer, facts),
+        same_filesystem_ids=_same_filesystem_ids(tracer),
+    )
+
+
+def _logged(prober: int) -> tuple[str, ...]:
+    from safedlv.facts.kernel_log import refusals_of
+
+    records = refusals_of({prober})
+    return () if isinstance(records, Unknown) else records
+
+
+def _filtered(own: ProcessFacts) -> bool | Unknown:
+    mode = own.status.seccomp
+    return mode if isinstance(mode, Unknown) else mode == SECCOMP_MODE_FILTER
+
+
+# ---------------------------------------------------------------- the access rules
+
+
+def _rulings(tracer: Side, facts: ProcessFacts) -> tuple[Ruling, ...]:
+    target = read_side(facts)
+    world = read_world(facts.modules)
+    if target.selinux is not None or target.smack is not None:
+        selinux, smack = selinux_allows(tracer.selinux, target.selinux), smack_allows(tracer.smack, target.smack)
+        world = evolve(world, selinux_allows=selinux, smack_allows=smack)
+    return rulings(tracer, supposing_same_user_namespace(tracer, target), world)
+
+
+def _owned(tracer: Side, facts: ProcessFacts) -> Side:
+    """The tracer with the target's real ids."""
+    uid, gid = facts.status.uid, facts.status.gid
+    if isinstance(uid, Unknown) or isinstance(gid, Unknown):
+        return evolve(tracer, uid=uid, gid=gid)
+    return evolve(tracer, uid=Ids(*[uid.real] * 4), gid=Ids(*[gid.real] * 4))
+
+
+def _same_filesystem_ids(tracer: Side) -> bool:
+    return all(isinstance(ids, Ids) and ids.real == ids.filesystem for ids in (tracer.uid, tracer.gid))
+
+
+def _side_of(context: Context) -> Side:
+    """The tracer as the access rules see it: the process whose context it is, with the context's ids and sets."""
+    base = read_side(read_process(context.source))
+    # It is a new process there: not the source, which may be the target itself.
+    return evolve(base, pid=NOBODY, tgid=NOBODY, uid=context.uid, gid=context.gid, capabilities=context.capabilities)
+
+
+# ---------------------------------------------------------------- the diagnosis
+
+
+def _diagnosis(evidence: Evidence, found: target.Found | None) -> Diagnosis:
+    listed = causes(evidence)
+    return Diagnosis(
+        target=_target(evidence.pid, evidence.facts, found.container if found else None),
+        facts=evidence.facts,
+        binary=evidence.binary,
+        delve=evidence.delve,
+        tracer=credentials.own_tracer(),
+        attempt=evidence.attempt,
+        verdict=verdict(listed, evidence.attempt),
+        causes=listed,
+        checks=checks(evidence),
+        ladder=ladder(evidence, listed),
+    )
+
+
+def _target(pid: int, facts: ProcessFacts | None, container: str | None) -> Target:
+    if facts is None:
+        return Target(pid, Unknown("ESRCH", f"/proc/{pid}/stat"))
+    inner = facts.status.ns_pid
+    return Target(
+        pid,
+        facts.status.start_time,
+        "docker" if container else None,
+        container,
+        inner if isinstance(inner, Unknown) else inner[-1],
+    )
+
+
+def _fix(d: Diagnosis, proved: tuple[str, ...], *, inside: bool, runtime: str | None = None) -> Fix | None:
+    """``inside``, ``runtime``: where the tracer stands."""
+    if d.target is None or d.verdict != "blocked":
+        return None
+    from safedlv.diagnosis.place import place_of
+    from safedlv.diagnosis.remedies import mended
+
+    # Where a process stands that goes by its PID, no option of the target's container concerns it.
+    beside = evolve(d.target, container=None) if d.tracer.who.startswith("pid:") else d.target
+    service = compose_service(beside.container) if beside.container else None
+    return mended(d, proved, place_of(beside, d.facts, d.tracer, inside=inside, runtime=runtime, service=service))
+
+
+def _missing(findings: Findings, plain: Attempt) -> tuple[str, ...]:
+    """What the experiments could not take on or did not get to; Landlock matters only where something was refused."""
+    gave_up = f"stopped looking for the smallest change: the target had been held for {findings.held_us} us in all"
+    lines = (line for line in findings.plain.missing if not line.startswith("landlock:") or plain.failed)
+    return (*lines, *([gave_up] if findings.gave_up else []))
+
+
+def _maybe(raw: runner.RawAttempt | None) -> Attempt | None:
+    return attempt_of(raw) if raw is not None else None
