@@ -68,15 +68,15 @@ def _judged_attempt(found: target.Found, running: runner.Running | None) -> Diag
 
 def diagnose_from(context: Context, who: str, found: target.Found, timeout: float, hold_limit_us: float) -> Diagnosis:
     """The question from another's place: the attempts from there, and the smallest change that lets them pass."""
+    from safedlv.facts.process import read_process
     from safedlv.probe.sources import root_of
 
     root = root_of(context.source) if who.startswith("container") else None
+    facts = read_process(found.pid)  # before our own probe is its tracer
     investigation = Investigation(context, found.pid, timeout, root, hold_limit_us)
     investigation.begin()
-    from safedlv.facts.process import read_process
     from safedlv.judgement import judge_findings
 
-    facts = read_process(found.pid)
     return judge_findings(found, facts, context, who, investigation.run(facts.status.uid, facts.status.gid))
 
 

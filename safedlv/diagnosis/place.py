@@ -56,8 +56,14 @@ class Place:
         return self.container or "NAME"
 
     def without_names(self) -> Place:
-        """The same, with placeholders for what the user calls things."""
-        return evolve(self, container=self.container and "NAME", service=self.service and "SERVICE")
+        """The same, with placeholders for what the user calls things, and for what is often a path."""
+        return evolve(
+            self,
+            container=self.container and "NAME",
+            service=self.service and "SERVICE",
+            apparmor=self.apparmor and "TARGET",
+            cgroup=self.cgroup and "UNIT.service",
+        )
 
     @property
     def containers(self) -> bool:

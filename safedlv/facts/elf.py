@@ -101,6 +101,13 @@ class Elf:
         """PT_INTERP: the kernel hands this program to a dynamic linker."""
         return any(segment.type == PT_INTERP for segment in self.segments)
 
+    def interpreter(self) -> bytes:
+        """The path of the dynamic linker; empty for a static program. Raises MalformedElf."""
+        for segment in self.segments:
+            if segment.type == PT_INTERP:
+                return self.read(segment.offset, segment.filesz).rstrip(b"\0")
+        return b""
+
     def section(self, name: str) -> Section | None:
         """The first section of that name that has bytes in the file; None when there is none."""
         for section in self.sections:

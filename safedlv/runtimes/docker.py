@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Self, TypeVar
 
 from safedlv.errors import SafedlvError, UsageError, printable
-from safedlv.runtimes.engine import EngineError, inspect_container, unix_socket
+from safedlv.runtimes.engine import EngineError, address, inspect_container, unix_socket
+
+T = TypeVar("T")
 
 NOT_FOUND: Final = 404
 ENGINE_SECONDS: Final = 5
 """How long the engine may take to answer one question."""
+WORK_SECONDS: Final = 60
+"""How long it may take for one piece of work."""
 
 
 def container_process(text: str) -> int:
@@ -71,27 +76,13 @@ def inspect(name: str) -> dict[str, Any]:
 
 def _inspect_elsewhere(name: str) -> Any:
     """The same over any transport that the docker package knows. Raises EngineError, OSError, ValueError."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the packages it imports, about each other's versions
-        import docker  # type: ignore[import-untyped,unused-ignore]
-        from docker.errors import APIError, DockerException  # type: ignore[import-untyped,unused-ignore]
-        from requests.exceptions import RequestException
-    client = None
-    try:
-        client = docker.from_env(timeout=ENGINE_SECONDS)
-        return client.api.inspect_container(name)
-    except APIError as error:
-        raise EngineError(error.status_code or 0, str(error.explanation or error)) from error
-    except (DockerException, RequestException) as error:
-        raise ValueError(str(error)) from error
-    finally:
-        if client is not None:
-            client.close()
+    with Engine() as engine:
+        return engine.ask("tell about it", lambda: engine.api.inspect_container(name))
 
 
 def _unreachable(error: BaseException) -> SafedlvError:
     """Why the engine cannot be asked."""
-    engine = printable(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+    engine = printable(address())
     text = str(error)  # the docker package wraps the system's own error several times
     if isinstance(error, PermissionError) or "PermissionError" in text:
         return SafedlvError(
@@ -103,6 +94,53 @@ def _unreachable(error: BaseException) -> SafedlvError:
     return SafedlvError(
         f"the Docker Engine at {engine} cannot be asked: {printable(text, 300)}", "see whether docker ps works"
     )
+
+
+# ---------------------------------------------------------------- what changes something
+
+
+class Engine:
+    """An engine, through the docker package: for everything that makes, changes or removes something.
+
+    ``api`` is the package's low-level client; :meth:`ask` turns its failures into sentences of ours.
+    """
+
+    def __init__(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the packages it imports, about each other's versions
+            import docker  # type: ignore[import-untyped,unused-ignore]
+            from docker.errors import APIError, DockerException  # type: ignore[import-untyped,unused-ignore]
+            from requests.exceptions import RequestException
+        self._refusal = APIError
+        self._failures = (DockerException, RequestException, OSError, ValueError)
+        try:
+            if os.environ.get("DOCKER_HOST"):
+                client = docker.from_env(timeout=WORK_SECONDS)
+            else:
+                client = docker.DockerClient(base_url=address(), timeout=WORK_SECONDS)
+        except self._failures as error:
+            raise _unreachable(error) from error
+        self.api: Any = client.api
+        self._client = client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def ask(self, what: str, call: Callable[[], T]) -> T:
+        """The answer to one request; ``what`` says in a sentence what it was for (``make the container``).
+
+        Raises EngineError with the engine's own words for a refusal, SafedlvError when the engine is not there.
+        """
+        try:
+            return call()
+        except self._refusal as error:
+            said = f"the Docker Engine did not {what}: {printable(str(error.explanation or error), 500)}"
+            raise EngineError(error.status_code or 0, said) from error
+        except self._failures as error:
+            raise _unreachable(error) from error
 
 
 # ---------------------------------------------------------------- a PID as the container sees it

@@ -1,0 +1,135 @@
+"""The image that a sibling runs dlv from: made on the spot from the local dlv and the libraries it links.
+
+Nothing is pulled and nothing is needed of the target: the image holds dlv, its loader and its libraries under
+``/toolbox``, and links that lead every path of a program's libraries through ``/session/root`` into the target's root
+(the session's directory is mounted on ``/session``). Its tag says what is in it, so that it is made once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tarfile
+import tempfile
+from typing import IO, Final
+
+from attrs import frozen
+
+from safedlv.errors import SafedlvError, printable
+from safedlv.facts.elf import MalformedElf, read_elf
+from safedlv.runtimes.docker import Engine
+
+REPOSITORY: Final = "safedlv-toolbox"
+LABEL: Final = "safedlv.toolbox"
+DIRECTORY: Final = "/toolbox"
+SESSION: Final = "/session"
+ROOT: Final = f"{SESSION}/root"
+"""A link that each session makes: to the root of the target's mount namespace, /proc/PID/root."""
+SEEN_THROUGH: Final = ("lib", "lib32", "lib64", "libx32", "usr", "opt", "srv", "app", "home", "go", "workspace", "data")
+"""Top directories in which a program's libraries may lie."""
+LIST_SECONDS: Final = 10
+LAYOUT: Final = "1"
+"""Part of the tag: changed when the image is put together in another way."""
+
+
+@frozen
+class Toolbox:
+    """What is to be in the image: (path inside, path here), and how dlv is started in it."""
+
+    tag: str
+    files: tuple[tuple[str, str], ...]
+    entry: tuple[str, ...]
+
+    def describe(self) -> str:
+        """What making it does, in a line."""
+        size = sum(os.path.getsize(here) for _, here in self.files) >> 20
+        return f"make the image {self.tag} ({size} MB) from the local dlv and the libraries that it links"
+
+
+def toolbox_of(dlv: str) -> Toolbox:
+    """The toolbox of this dlv. Raises SafedlvError when its libraries cannot be found."""
+    interpreter, libraries = _libraries(dlv)
+    files = [(f"{DIRECTORY}/dlv", dlv)]
+    files += [(f"{DIRECTORY}/{os.path.basename(path)}", path) for path in dict.fromkeys(libraries)]
+    entry: tuple[str, ...] = (f"{DIRECTORY}/dlv",)
+    if interpreter:
+        loader = f"{DIRECTORY}/{os.path.basename(interpreter)}"
+        files.append((loader, interpreter))
+        entry = (loader, "--library-path", DIRECTORY, f"{DIRECTORY}/dlv")
+    return Toolbox(f"{REPOSITORY}:{_digest(files)}", tuple(dict.fromkeys(files)), entry)
+
+
+def ensure(engine: Engine, toolbox: Toolbox) -> bool:
+    """Make the image unless it is there; whether it was made. Raises SafedlvError, EngineError."""
+    if engine.ask("list its images", lambda: engine.api.images(name=toolbox.tag)):
+        return False
+    with tempfile.TemporaryFile() as archive:
+        _write(toolbox, archive)
+        archive.seek(0)
+        repository, _, tag = toolbox.tag.partition(":")
+        engine.ask(
+            f"import the image {toolbox.tag}",
+            lambda: engine.api.import_image_from_stream(
+                archive, repository=repository, tag=tag, changes=[f"LABEL {LABEL}={LAYOUT}"]
+            ),
+        )
+    return True
+
+
+def _write(toolbox: Toolbox, archive: IO[bytes]) -> None:
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name in (DIRECTORY, SESSION):
+            entry = tarfile.TarInfo(name.lstrip("/"))
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
+        for name in SEEN_THROUGH:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname, entry.mode = tarfile.SYMTYPE, f"{ROOT}/{name}", 0o777
+            tar.addfile(entry)
+        for inside, here in toolbox.files:
+            with open(here, "rb") as file:
+                entry = tarfile.TarInfo(inside.lstrip("/"))
+                entry.size, entry.mode = os.fstat(file.fileno()).st_size, 0o755
+                tar.addfile(entry, file)
+
+
+def _digest(files: list[tuple[str, str]]) -> str:
+    digest = hashlib.sha256(LAYOUT.encode())
+    for inside, here in sorted(files):
+        digest.update(inside.encode())
+        try:
+            with open(here, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise SafedlvError(f"cannot read {printable(here)}: {error.strerror}") from error
+    return digest.hexdigest()[:16]
+
+
+def _libraries(dlv: str) -> tuple[str, list[str]]:
+    """The loader of a program and the libraries that it finds for it; ("", []) for a static one (ld.so(8), --list)."""
+    interpreter = _interpreter(dlv)
+    if not interpreter:
+        return "", []
+    words = [interpreter, "--list", dlv]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=LIST_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SafedlvError(
+            f"the libraries that {printable(dlv)} links cannot be listed ({interpreter} --list failed)",
+            "use a static one: CGO_ENABLED=0 go install github.com/go-delve/delve/cmd/dlv@latest",
+        ) from error
+    found = [words[2] for line in done.stdout.splitlines() if len(words := line.split()) > 2 and words[1] == "=>"]
+    return interpreter, [path for path in found if path.startswith("/")]
+
+
+def _interpreter(path: str) -> str:
+    """PT_INTERP of an ELF file (elf(5)); "" where it has none. Raises SafedlvError when it is no ELF file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return os.fsdecode(read_elf(fd).interpreter())
+        finally:
+            os.close(fd)
+    except (OSError, MalformedElf) as error:
+        raise SafedlvError(f"{printable(path)} cannot be put into an image: {error}") from error
