@@ -13,9 +13,9 @@ PYTEST := $(WITH) SAFEDLV_TEST_DLV="$(CURDIR)/.cache/bin/dlv" SAFEDLV_TEST_DLV_O
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: .venv/.installed  ## the whole story on this machine: makes the environment, debugs the example server
+demo: .venv/.installed  ## the whole story on this machine: a server debugged, and three denied attaches mended
 	@tests/tools.sh demo
-	@$(WITH) $(PYTHON) examples/demo.py
+	@$(WITH) $(PYTHON) examples/demo
 
 test: dev tools lint types  ## install what the tests need and run them all; ARGS="-k NAME" for some
 	@echo "== tests"
@@ -32,7 +32,7 @@ lint: dev  ## ruff
 types: dev  ## mypy
 	@echo "== mypy"
 	@$(PYTHON) -m mypy
-	@$(PYTHON) -m mypy examples/demo.py
+	@$(PYTHON) -m mypy examples/demo/*.py
 
 bench: dev tools  ## measure safedlv beside dlv
 	@$(WITH) $(PYTHON) -m tests.bench $(ARGS)

@@ -9,6 +9,7 @@ import os
 
 from safedlv import target
 from safedlv.errors import SafedlvError, UsageError
+from safedlv.model import CapabilitySets
 from safedlv.probe import runner
 from safedlv.probe.changes import HELD_AT_MOST_US, Investigation
 from safedlv.probe.context import Context
@@ -77,7 +78,10 @@ def diagnose_from(context: Context, who: str, found: target.Found, timeout: floa
     investigation.begin()
     from safedlv.judgement import judge_findings
 
-    return judge_findings(found, facts, context, who, investigation.run(facts.status.uid, facts.status.gid))
+    capabilities = facts.status.capabilities
+    permitted = capabilities.permitted if isinstance(capabilities, CapabilitySets) else 0
+    findings = investigation.run(facts.status.uid, facts.status.gid, permitted)
+    return judge_findings(found, facts, context, who, findings)
 
 
 def diagnose_context() -> Diagnosis:

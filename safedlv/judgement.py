@@ -7,23 +7,41 @@ import os
 from attrs import evolve
 
 from safedlv import target, wrappers
-from safedlv.diagnosis.access_rules import Ruling, rulings, supposing_same_user_namespace
+from safedlv.diagnosis.access_rules import Ruling, rulings, supposing_no_power, supposing_same_user_namespace
 from safedlv.diagnosis.causes import causes, verdict
 from safedlv.diagnosis.checks import checks
 from safedlv.diagnosis.evidence import Evidence
 from safedlv.diagnosis.ladder import ladder
+from safedlv.diagnosis.refusals import is_beyond_our_namespace
 from safedlv.diagnosis.sides import Side
 from safedlv.facts import credentials
+from safedlv.facts.cgroup import read_cgroup
 from safedlv.facts.delve import read_delve, supports
 from safedlv.facts.delve_path import find_delve
 from safedlv.facts.go_binary import read_go_binary
+from safedlv.facts.landlock import MAX_LAYERS, free_layers
 from safedlv.facts.policy import selinux_allows, smack_allows
 from safedlv.facts.process import read_process
+from safedlv.facts.procfs import ProcDir
+from safedlv.facts.reading import read_system
 from safedlv.facts.sides import read_side, read_world
 from safedlv.facts.surroundings import compose_service, surroundings
-from safedlv.model import Attempt, Delve, Diagnosis, Fix, Ids, ProcessFacts, Step, Target, Tracer, Unknown
+from safedlv.model import (
+    Attempt,
+    CapabilitySets,
+    Cgroup,
+    Delve,
+    Diagnosis,
+    Fix,
+    Ids,
+    ProcessFacts,
+    Step,
+    Target,
+    Tracer,
+    Unknown,
+)
 from safedlv.probe import experiments, runner
-from safedlv.probe.changes import Findings
+from safedlv.probe.changes import Findings, without_power
 from safedlv.probe.context import Context
 
 NOBODY = -1
@@ -40,8 +58,8 @@ def judge_attempt(found: target.Found, raw: runner.RawAttempt | None, prober: in
     facts = read_process(found.pid)
     attempt = attempt_of(raw) if raw else None
     evidence = _evidence(found, attempt, facts)
-    if attempt is not None and (attempt.failed or attempt.failed_need):
-        evidence = evolve(_asked_further(evidence, facts), kernel_log=_logged(prober))
+    if attempt is None or attempt.failed or attempt.failed_need:
+        evidence = _asked_further(evidence, found, facts, prober)
     held = attempt.stopped_us + attempt.threads_stopped_us if attempt else 0
     diagnosis = _diagnosis(evidence, found)
     inside, runtime = surroundings()
@@ -56,6 +74,7 @@ def judge_findings(
     tracer = _side_of(context)
     evidence = evolve(
         _evidence(found, plain if plain.steps else None, facts),
+        room=_room(context.source),
         filtered=bool(context.filters),
         only_filters=_maybe(findings.only_filters),
         only_labels=tuple((module, label, attempt_of(raw)) for module, label, raw in findings.only_labels),
@@ -64,6 +83,7 @@ def judge_findings(
         freed_by=findings.freed_by,
         as_owner=_maybe(findings.as_owner),
         rulings_as_owner=_rulings(_owned(tracer, facts), facts),
+        prober_in_no_domain=bool(plain.failed) and free_layers() == MAX_LAYERS,
         same_filesystem_ids=_same_filesystem_ids(tracer),
         outside=findings.plain.inner_pid is None,
         rulings=_rulings(tracer, facts),
@@ -76,7 +96,7 @@ def judge_findings(
     return evolve(
         diagnosis,
         fix=_fix(diagnosis, proved, inside=who.startswith("container") or context.namespace("pid") is not None),
-        missing=_missing(findings, plain),
+        missing=_missing(findings),
         held_us=findings.held_us,
     )
 
@@ -93,7 +113,7 @@ def judge_context(raw: runner.RawAttempt) -> Diagnosis:
         None,
         delve,
         filtered=_filtered(facts),
-        nobody=experiments.attach_nobody(),
+        nobody=experiments.ask_nobody(),
         own_child=attempt,
     )
     here = ("delve-missing", "seccomp", "ptrace-unsupported")
@@ -133,10 +153,20 @@ def _evidence(found: target.Found, attempt: Attempt | None, facts: ProcessFacts)
         binary=binary,
         delve=delve,
         delve_supports=_supports(delve, binary.go_version),
+        room=_room(os.getpid()),
         self_pid=os.getpid(),
         go_children=_go_children(found),
         tracer_name=target.command_line_of(tracer_pid) if isinstance(tracer_pid, int) and tracer_pid else "",
     )
+
+
+def _room(pid: int) -> Cgroup | None:
+    """The cgroup of the one who would start the debugger."""
+    try:
+        with ProcDir(pid) as procdir:
+            return read_cgroup(procdir)
+    except OSError:
+        return None
 
 
 def _go_children(found: target.Found) -> tuple[tuple[int, str], ...]:
@@ -156,19 +186,36 @@ def _supports(delve: Delve | None, go_version: str | Unknown | None) -> bool | U
     return supports(delve, go_version)
 
 
-def _asked_further(evidence: Evidence, facts: ProcessFacts) -> Evidence:
-    """The evidence, and what the experiments and the access rules add to it: for an attempt that failed."""
+def _asked_further(evidence: Evidence, found: target.Found, facts: ProcessFacts, prober: int) -> Evidence:
+    """The evidence, and what experiments and access rules add to it, for an attempt that failed or was not made."""
+    if found.pid == os.getpid():
+        return evidence
+    attempt = evidence.attempt
+    if attempt is not None and attempt.failed and not attempt.access:  # a filter killed the one who was to look
+        looked = tuple(Step(name, failure, 0) for name, failure in experiments.look(found))
+        attempt = evolve(attempt, access=looked)
     own = read_process(os.getpid(), count_landlock_layers=True)
     tracer = read_side(own)
-    return evolve(
+    evidence = evolve(
         evidence,
+        attempt=attempt,
         filtered=_filtered(own),
-        nobody=experiments.attach_nobody(),
+        nobody=experiments.ask_nobody(),
         own_child=attempt_of(experiments.attempt_on_own_child()),
         stranger=experiments.attach_stranger() if own.modules.yama_scope not in (None, 0) else None,
+        kernel_log=_logged(prober),
         rulings=_rulings(tracer, facts),
         same_filesystem_ids=_same_filesystem_ids(tracer),
     )
+    if is_beyond_our_namespace(evidence, tracer, _maps_ids_otherwise(found.pid)):
+        return evolve(evidence, rulings=_rulings(tracer, facts, beyond=True))
+    return evidence
+
+
+def _maps_ids_otherwise(pid: int) -> bool:
+    """Another uid_map than ours, which anybody may read (user_namespaces(7)): another user namespace."""
+    theirs, ours = read_system(f"/proc/{pid}/uid_map"), read_system("/proc/self/uid_map")
+    return isinstance(theirs, bytes) and isinstance(ours, bytes) and theirs.split() != ours.split()
 
 
 def _logged(prober: int) -> tuple[str, ...]:
@@ -186,21 +233,26 @@ def _filtered(own: ProcessFacts) -> bool | Unknown:
 # ---------------------------------------------------------------- the access rules
 
 
-def _rulings(tracer: Side, facts: ProcessFacts) -> tuple[Ruling, ...]:
+def _rulings(tracer: Side, facts: ProcessFacts, *, beyond: bool = False) -> tuple[Ruling, ...]:
+    """``beyond``: the target is known to be in a user namespace over which the tracer has no power."""
     target = read_side(facts)
     world = read_world(facts.modules)
     if target.selinux is not None or target.smack is not None:
         selinux, smack = selinux_allows(tracer.selinux, target.selinux), smack_allows(tracer.smack, target.smack)
         world = evolve(world, selinux_allows=selinux, smack_allows=smack)
-    return rulings(tracer, supposing_same_user_namespace(tracer, target), world)
+    supposed = supposing_no_power(target) if beyond else supposing_same_user_namespace(tracer, target)
+    return rulings(tracer, supposed, world)
 
 
 def _owned(tracer: Side, facts: ProcessFacts) -> Side:
-    """The tracer with the target's real ids."""
-    uid, gid = facts.status.uid, facts.status.gid
+    """The tracer with the target's real ids, and with its capabilities besides the own ones."""
+    uid, gid, theirs = facts.status.uid, facts.status.gid, facts.status.capabilities
+    ours = tracer.capabilities
     if isinstance(uid, Unknown) or isinstance(gid, Unknown):
         return evolve(tracer, uid=uid, gid=gid)
-    return evolve(tracer, uid=Ids(*[uid.real] * 4), gid=Ids(*[gid.real] * 4))
+    if isinstance(theirs, CapabilitySets) and isinstance(ours, CapabilitySets):
+        ours = evolve(ours, permitted=ours.permitted | without_power(theirs.permitted))
+    return evolve(tracer, uid=Ids(*[uid.real] * 4), gid=Ids(*[gid.real] * 4), capabilities=ours)
 
 
 def _same_filesystem_ids(tracer: Side) -> bool:
@@ -259,11 +311,10 @@ def _fix(d: Diagnosis, proved: tuple[str, ...], *, inside: bool, runtime: str | 
     return mended(d, proved, place_of(beside, d.facts, d.tracer, inside=inside, runtime=runtime, service=service))
 
 
-def _missing(findings: Findings, plain: Attempt) -> tuple[str, ...]:
-    """What the experiments could not take on or did not get to; Landlock matters only where something was refused."""
+def _missing(findings: Findings) -> tuple[str, ...]:
+    """What the experiments could not take on or did not get to."""
     gave_up = f"stopped looking for the smallest change: the target had been held for {findings.held_us} us in all"
-    lines = (line for line in findings.plain.missing if not line.startswith("landlock:") or plain.failed)
-    return (*lines, *([gave_up] if findings.gave_up else []))
+    return (*findings.plain.missing, *([gave_up] if findings.gave_up else []))
 
 
 def _maybe(raw: runner.RawAttempt | None) -> Attempt | None:

@@ -133,6 +133,7 @@ class Cgroup:
     pids_max: int | Unknown | None
     """None: no limit."""
     memory_current: int | Unknown
+    """Bytes, without page cache that is given back when there is need."""
     memory_max: int | Unknown | None
     """Bytes; None: no limit."""
     throttled_periods: int | Unknown

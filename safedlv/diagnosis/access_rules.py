@@ -23,6 +23,8 @@ from attrs import evolve, frozen
 from safedlv.diagnosis.access_modules import SYS_PTRACE, apparmor, landlock, selinux, smack, yama
 from safedlv.diagnosis.sides import (
     DOCKER_DEFAULT,
+    INITIAL_USER_NAMESPACE,
+    NAMELESS,
     PTRACER_ANY,
     AppArmorProfile,
     Finding,
@@ -58,6 +60,7 @@ __all__ = [
     "filter_answer",
     "first_refusal",
     "rulings",
+    "supposing_no_power",
     "supposing_same_user_namespace",
     "verdict",
 ]
@@ -172,6 +175,16 @@ def supposing_same_user_namespace(tracer: Side, target: Side) -> Side:
     user_ns = tracer.user_ns if isinstance(target.user_ns, Unknown) else target.user_ns
     mm_user_ns = user_ns if isinstance(target.mm_user_ns, Unknown) else target.mm_user_ns
     return evolve(target, user_ns=user_ns, mm_user_ns=mm_user_ns)
+
+
+def supposing_no_power(target: Side) -> Side:
+    """The target in a user namespace of its own, owned by nobody, below the first: nobody but there has power over it.
+
+    For a tracer that was refused although it holds CAP_SYS_PTRACE in its own namespace, or whose ids are mapped
+    otherwise: had it power over the target's namespace, neither ids nor capabilities would have been asked.
+    """
+    elsewhere = (UserNamespace(-1, -1), UserNamespace(INITIAL_USER_NAMESPACE))
+    return evolve(target, user_ns=elsewhere, mm_user_ns=elsewhere)
 
 
 def filter_answer(tracer: Side, request: int) -> str | Unknown | None:
@@ -308,7 +321,12 @@ def _is_dead(side: Side) -> Maybe:
 def _ids_match(ours: Ids | Unknown, theirs: Ids | Unknown) -> Maybe:
     if isinstance(ours, Unknown):
         return ours
-    return theirs if isinstance(theirs, Unknown) else {theirs.real, theirs.effective, theirs.saved} == {ours.real}
+    if isinstance(theirs, Unknown):
+        return theirs
+    numbers = {theirs.real, theirs.effective, theirs.saved}
+    if ours.real == NAMELESS and NAMELESS in numbers:
+        return Unknown("EOVERFLOW", "two ids without a number in this user namespace")
+    return numbers == {ours.real}
 
 
 def _same_user_namespace(tracer: Side, target: Side) -> Maybe:
@@ -330,17 +348,22 @@ def _exec_as(target: Side) -> tuple[str, ...]:
 
 
 def _real(side: Side) -> str:
-    uid = "unknown" if isinstance(side.uid, Unknown) else side.uid.real
-    gid = "unknown" if isinstance(side.gid, Unknown) else side.gid.real
+    uid = "unknown" if isinstance(side.uid, Unknown) else _number(side.uid.real)
+    gid = "unknown" if isinstance(side.gid, Unknown) else _number(side.gid.real)
     return f"uid {uid}, gid {gid}"
 
 
 def _all(side: Side) -> str:
     words = []
     for name, ids in (("uid", side.uid), ("gid", side.gid)):
-        shown = "unknown" if isinstance(ids, Unknown) else f"{ids.real}/{ids.effective}/{ids.saved}"
+        numbers = () if isinstance(ids, Unknown) else (ids.real, ids.effective, ids.saved)
+        shown = "/".join(map(_number, numbers)) or "unknown"
         words.append(f"{name} {shown}")
     return ", ".join(words)
+
+
+def _number(number: int) -> str:
+    return "without a number here" if number == NAMELESS else str(number)
 
 
 MAY_ACCESS = "kernel/ptrace.c __ptrace_may_access"

@@ -13,6 +13,8 @@ ADVICE = {
     "already-traced": "end that tracer first, or go on in it; a process has one tracer at a time",
     "frozen": "thaw it (docker unpause, or write 0 to cgroup.freeze), then try again",
     "uninterruptible": "try again when it has woken up; a vfork parent wakes when its child execs or exits",
+    "thread-limit": "raise the limit (docker update --pids-limit, pids.max), or run the debugger in another cgroup",
+    "memory-limit": "raise the limit (docker update --memory, memory.max), or run the debugger in another cgroup",
     "delve-missing": "go install github.com/go-delve/delve/cmd/dlv@latest, or name one with SAFEDLV_DLV=/path/to/dlv",
     "wrong-process": "attach to the Go program itself: safedlv attach {go_pid}",
     "not-go": "name a Go program, or use gdb for this one",

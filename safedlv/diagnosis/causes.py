@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from safedlv.diagnosis.evidence import Evidence
+from safedlv.diagnosis.evidence import Evidence, headroom
 from safedlv.diagnosis.refusals import (
     pid_namespace,
     proc_access,
@@ -19,10 +19,16 @@ from safedlv.diagnosis.refusals import (
     seccomp,
     security_module,
     signal_access,
+    traced_from_outside,
     what_the_rules_say,
 )
 from safedlv.errors import printable
 from safedlv.model import Attempt, Cause, Status, Unknown
+
+DLV_THREADS = 13
+"""With room for fewer dlv 1.27 died in its runtime in some of the runs (pthread_create), with this many in none."""
+DLV_MEMORY = 80 << 20
+"""dlv 1.27 on a server of 9 MB with debug information: killed at 80 MiB, alive at 100."""
 
 Row = Callable[[Evidence], Cause | None]
 
@@ -98,7 +104,7 @@ def already_traced(e: Evidence) -> Cause | None:
     """TracerPid: one tracer at a time."""
     tracer = _status(e).tracer_pid
     if isinstance(tracer, Unknown) or tracer == 0:
-        return None
+        return traced_from_outside(e)
     named = f"{tracer} ({printable(e.tracer_name, 80)})" if e.tracer_name else str(tracer)
     seen = (f"TracerPid: {tracer} in /proc/{e.pid}/status",)
     return Cause(
@@ -117,11 +123,17 @@ def frozen_cgroup(e: Evidence) -> Cause | None:
 
 
 def uninterruptible(e: Evidence) -> Cause | None:
-    """State D, or a vfork parent: the stop comes only when the sleep ends. Counts when the stop did not come."""
+    """A vfork parent, or state D: the stop comes only when the sleep ends. A probe that passed has shown otherwise.
+
+    State D counts only when the stop did not come and no freezer can be the reason (v1's shows state D as well).
+    """
+    if e.attempt is not None and e.attempt.passed:
+        return None
     timed_out = e.attempt is not None and any(s.errno == "TIMEOUT" for s in e.attempt.steps + e.attempt.needs)
     vfork = e.facts is not None and e.facts.vfork_parent is True
-    asleep = _status(e).state == "D" and frozen_cgroup(e) is None  # the v1 freezer's processes are in state D too
-    if not (vfork or asleep) or (e.attempt is not None and not timed_out):
+    thawed = e.facts is not None and e.facts.cgroup.frozen is False
+    asleep = _status(e).state == "D" and thawed and (timed_out or e.attempt is None)
+    if not (vfork or asleep):
         return None
     why = "it waits in vfork for its child to exec or exit" if vfork else "it sleeps uninterruptibly (state D)"
     seen = (f"State: {_status(e).state} in /proc/{e.pid}/status",)
@@ -138,6 +150,27 @@ def delve_missing(e: Evidence) -> Cause | None:
         "there is no dlv to hand off to",
         ("neither $SAFEDLV_DLV nor an entry of the PATH leads to one",),
     )
+
+
+def thread_limit(e: Evidence) -> Cause | None:
+    """pids.max: Go's runtime dies when it may not start a thread."""
+    left = headroom(e.room.pids_current, e.room.pids_max) if e.room else None
+    if left is None or left >= DLV_THREADS:
+        return None
+    seen = (f"{e.room.pids_current} of {e.room.pids_max} threads are in use there" if e.room else "",)
+    return Cause("thread-limit", "observed", f"dlv needs {DLV_THREADS} threads, its cgroup has room for {left}", seen)
+
+
+def memory_limit(e: Evidence) -> Cause | None:
+    """memory.max: the kernel would kill dlv, or the target beside it."""
+    left = headroom(e.room.memory_current, e.room.memory_max) if e.room else None
+    if left is None or left >= DLV_MEMORY:
+        return None
+    what = f"dlv needs {DLV_MEMORY >> 20} MiB for a small program, its cgroup has room for {left >> 20} MiB"
+    seen = (
+        f"{e.room.memory_current} of {e.room.memory_max} bytes are in use there, page cache aside" if e.room else "",
+    )
+    return Cause("memory-limit", "observed", what, seen)
 
 
 # ---------------------------------------------------------------- would spoil the session
@@ -201,6 +234,8 @@ BLOCKING: tuple[Row, ...] = (
     frozen_cgroup,
     uninterruptible,
     delve_missing,
+    thread_limit,
+    memory_limit,
 )
 REFUSALS: tuple[Row, ...] = (
     pid_namespace,
@@ -222,6 +257,8 @@ BLOCKED_IDS = frozenset(
         "frozen",
         "uninterruptible",
         "delve-missing",
+        "thread-limit",
+        "memory-limit",
     }
 )
 

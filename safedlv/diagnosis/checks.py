@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from safedlv.diagnosis.evidence import Evidence
+from safedlv.diagnosis.evidence import Evidence, headroom
 from safedlv.errors import printable
 from safedlv.model import Check, ProcessFacts, Unknown
 
 Row = Callable[[Evidence], Check]
 MIB = 1024 * 1024
-LITTLE_MEMORY = 64 * MIB  # dlv on a small program takes about this much
-FEW_PIDS = 20  # threads that dlv's runtime starts
+LITTLE_MEMORY = 128 * MIB
+FEW_PIDS = 20
 
 
 def checks(evidence: Evidence) -> tuple[Check, ...]:
@@ -102,16 +102,16 @@ def frozen(e: Evidence) -> Check:
 
 
 def limits(e: Evidence) -> Check:
-    """Room for a debugger beside the target: PIDs and memory of its cgroup. Ours counts only in a sibling."""
-    cgroup = _facts(e).cgroup
+    """Room for the debugger in the cgroup that it would run in, and whether the target gets the CPU that it wants."""
+    room, throttled = e.room or _facts(e).cgroup, _facts(e).cgroup.throttled_periods
     notes = []
-    pids, memory = _headroom(cgroup.pids_current, cgroup.pids_max), _headroom(cgroup.memory_current, cgroup.memory_max)
+    pids, memory = headroom(room.pids_current, room.pids_max), headroom(room.memory_current, room.memory_max)
     if pids is not None and pids < FEW_PIDS:
-        notes.append(f"only {pids} more threads fit into its cgroup")
+        notes.append(f"only {pids} more threads fit into the debugger's cgroup")
     if memory is not None and memory < LITTLE_MEMORY:
-        notes.append(f"only {memory // MIB} MiB of memory are left in its cgroup")
-    if isinstance(cgroup.throttled_periods, int) and cgroup.throttled_periods:
-        notes.append(f"its CPU was throttled in {cgroup.throttled_periods} periods")
+        notes.append(f"only {memory // MIB} MiB of memory are left in the debugger's cgroup")
+    if isinstance(throttled, int) and throttled:
+        notes.append(f"the target's CPU was throttled in {throttled} periods")
     return Check("limits", "warn" if notes else "pass", "; ".join(notes) or "no limit of its cgroup is near")
 
 
@@ -162,7 +162,3 @@ def _facts(e: Evidence) -> ProcessFacts:
 
 def _skip(name: str, unknown: Unknown) -> Check:
     return Check(name, "skip", f"not known: {printable(unknown.source)} ({unknown.errno})")
-
-
-def _headroom(current: int | Unknown, maximum: int | Unknown | None) -> int | None:
-    return maximum - current if isinstance(current, int) and isinstance(maximum, int) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import field, frozen
 
 from safedlv.diagnosis.access_rules import Ruling
-from safedlv.model import Attempt, Delve, GoBinary, ProcessFacts, Unknown
+from safedlv.model import Attempt, Cgroup, Delve, GoBinary, ProcessFacts, Unknown
 
 
 @frozen
@@ -19,6 +19,8 @@ class Evidence:
     binary: GoBinary | None
     delve: Delve | None
     delve_supports: bool | Unknown = field(default=Unknown("ENODATA", "the Go version or dlv's range"))
+    room: Cgroup | None = None
+    """The cgroup that the debugger would run in: the tracer's."""
     self_pid: int = 0
     hidden: bool = False
     """kill(2) knows the process, /proc does not show it."""
@@ -28,8 +30,9 @@ class Evidence:
     """The command line of the process that TracerPid names."""
     filtered: bool | Unknown = field(default=Unknown("ENODATA", "the tracer's seccomp mode"))
     """Whether the tracer has a seccomp filter (Seccomp in its /proc/PID/status)."""
-    nobody: str | None = None
-    """What PTRACE_ATTACH of a PID that cannot exist gave: ESRCH comes from the kernel, all else from a filter."""
+    nobody: tuple[tuple[str, str], ...] = ()
+    """(step, what its call gave on a PID that cannot exist): ESRCH comes from the kernel, all else from a filter.
+    Empty where that was not tried."""
     own_child: Attempt | None = None
     """The same probe on a child of the tracer's own, which the access rules allow: what fails there is a filter's."""
     rulings: tuple[Ruling, ...] = ()
@@ -48,6 +51,8 @@ class Evidence:
     """From another's place: as the target's own user, with the tracer's capabilities; filters and labels away."""
     rulings_as_owner: tuple[Ruling, ...] = ()
     """What the access rules say of that one."""
+    prober_in_no_domain: bool = False
+    """From another's place: the probe's own process is in no Landlock domain, whatever the tracer is in."""
     same_filesystem_ids: bool = True
     """The tracer's filesystem ids, which /proc looks at, are its real ids, which ptrace looks at."""
     stranger: tuple[str | None, str | None] | None = None
@@ -57,3 +62,13 @@ class Evidence:
     """What the kernel logged about the probe's process, where that may be read."""
     outside: bool = False
     """The target has no PID in the tracer's PID namespace."""
+
+    @property
+    def attach_reaches_the_kernel(self) -> bool:
+        """No filter answers PTRACE_ATTACH: the kernel itself was heard."""
+        return ("attach", "ESRCH") in self.nobody or self.filtered is False
+
+
+def headroom(current: int | Unknown, maximum: int | Unknown | None) -> int | None:
+    """What is left of a limit; None where there is no limit, or where it is not known."""
+    return maximum - current if isinstance(current, int) and isinstance(maximum, int) else None

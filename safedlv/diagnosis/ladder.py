@@ -18,6 +18,8 @@ def ladder(e: Evidence, causes: tuple[Cause, ...]) -> tuple[Rung, ...]:
     if failed is None or failed.step != "attach":
         return ()
     proved = {cause.id for cause in causes}
+    if "ptrace-unsupported" in proved:
+        return ()  # no layer was asked
     rungs: list[Rung] = []
     reached = True
     for ruling in e.rulings:
@@ -38,7 +40,7 @@ def _answer(e: Evidence, ruling: Ruling, proved: set[str]) -> str:
 
 
 def _filters_are_known(e: Evidence) -> bool:
-    return e.filtered is False or e.nobody is not None or e.only_filters is not None
+    return e.filtered is False or bool(e.nobody) or e.only_filters is not None
 
 
 def _mark(answer: str, *, reached: bool) -> str:

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Set
 
 from safedlv.diagnosis.access_rules import ALLOWS, REFUSES, Ruling
 from safedlv.diagnosis.evidence import Evidence
+from safedlv.diagnosis.sides import INITIAL_USER_NAMESPACE, Side, effective
 from safedlv.errors import printable
-from safedlv.model import Attempt, Cause, Step
+from safedlv.model import Attempt, Cause, Step, Unknown
 
 CALLS = {
     "attach": "PTRACE_ATTACH",
@@ -23,28 +24,32 @@ CALLS = {
     "peekdata": "PTRACE_PEEKDATA",
     "pokedata": "PTRACE_POKEDATA",
     "tgkill": "tgkill",
+    "wait4": "wait4",
 }
 """Steps of the probe that a filter can refuse; process_vm_readv is not among them, since dlv can do without it."""
 FILES = ("auxv", "maps", "exe", "mem")
 MODULES = {"apparmor": "AppArmor", "selinux": "SELinux", "smack": "Smack"}
 """The security modules that answer EACCES, and that know a process by a label."""
 DENIALS = ("EPERM", "EACCES")
-READING = ("maps", "exe", "auxv")
+READING = ("exe",)
 ATTACHING = ("mem",)
-"""Files of /proc/PID that open only for a caller whom the access rules let read, or attach (PTRACE_MODE_...)."""
+"""Files of /proc/PID that open only for a caller whom the access rules let read, or attach (PTRACE_MODE_...). Not maps
+and auxv: since Linux 6.13 they open for CAP_PERFMON too (kernel/fork.c, may_access_mm)."""
 STANDING = frozenset({"credentials", "not-dumpable", "user-namespace", "capability-excess", "landlock"})
 """Layers that PTRACE_MODE_READ asks as well as PTRACE_MODE_ATTACH (kernel/ptrace.c, security/landlock/task.c)."""
 NAMED = "PR_SET_PTRACER"
 """The source of the fact that nobody can read: whom a process let trace it (diagnosis/access_modules.py, yama)."""
 OTHERS_LET_IT = "every other layer that answers {errno} is known to let it pass"
 NOT_SHOWN = "unless the target named this tracer with PR_SET_PTRACER, which is shown to nobody"
+NOT_TRIED = Step("attach", None, 0)
+"""In place of the attach that failed, where there was no way back from one and nothing was tried."""
 RULED_OTHERWISE = {"seccomp", "kernel-thread", "self-attach", "zombie", "already-traced", "hidepid"}
 """Rulings that a row of their own, with better proof, speaks for."""
 
 
 def ptrace_unsupported(e: Evidence) -> Cause | None:
     """ENOSYS without a filter: user-mode emulation, or a sandbox kernel without ptrace."""
-    if e.nobody != "ENOSYS" or e.filtered is not False:
+    if ("attach", "ENOSYS") not in e.nobody or e.filtered is not False:
         return None
     seen = ("PTRACE_ATTACH gives ENOSYS, and no seccomp filter is loaded (Seccomp: 0)",)
     return Cause("ptrace-unsupported", "experiment", "there is no ptrace here: an emulated or sandboxed kernel", seen)
@@ -102,6 +107,28 @@ def signal_access(e: Evidence) -> Cause | None:
     return Cause("signal-access", "experiment" if len(seen) > 1 else "observed", what, tuple(seen))
 
 
+def traced_from_outside(e: Evidence) -> Cause | None:
+    """A tracer that has no PID in the reader's namespace: TracerPid shows 0 for it (fs/proc/array.c, task_state).
+
+    ptrace_attach asks for a tracer last (task->ptrace). Whoever may open mem is let through by everything before that
+    but a filter, and a filter was asked elsewhere.
+    """
+    failed = e.attempt.failed if e.attempt else None
+    if failed is None or (failed.step, failed.errno) != ("attach", "EPERM") or not e.attempt:
+        return None
+    own_child_passes = e.own_child is not None and e.own_child.passed
+    if not (e.attempt.may(*ATTACHING) and e.attach_reaches_the_kernel and own_child_passes):
+        return None
+    if any(r.answer != ALLOWS for r in e.rulings if r.id in ("kernel-thread", "self-attach", "zombie")):
+        return None
+    seen = (
+        f"/proc/{e.pid}/mem opens, so ids, capabilities and security modules let the tracer attach",
+        "PTRACE_ATTACH of a child of our own passes, so no filter refuses it",
+        "what the kernel asks besides is whether it has a tracer; TracerPid shows none of another PID namespace",
+    )
+    return Cause("already-traced", "inferred", f"process {e.pid} is being traced from outside of this container", seen)
+
+
 def what_the_rules_say(e: Evidence, known: Set[str]) -> list[Cause]:
     """The access rules that refuse the attach, where it was refused on the target by more than a filter or a label.
 
@@ -113,17 +140,26 @@ def what_the_rules_say(e: Evidence, known: Set[str]) -> list[Cause]:
 
 
 def _what_refused(e: Evidence, tried: Attempt | None, rulings: Iterable[Ruling], known: Set[str]) -> list[Cause]:
-    failed = tried.failed if tried else None
-    if failed is None or failed.step != "attach" or failed.errno not in (*DENIALS, "SIGSYS", "ENOSYS"):
+    failed = tried.failed if tried else NOT_TRIED
+    if failed is None or failed.step != "attach" or failed.errno not in (*DENIALS, "SIGSYS", "ENOSYS", None):
         return []
     open_still = [r for r in rulings if r.stops_attach and r.answer != ALLOWS]
-    open_still = [r for r in open_still if r.id not in RULED_OTHERWISE | cleared(e)]
+    not_asked = {"landlock"} if e.prober_in_no_domain else set()  # of the child that tried it from there
+    open_still = [r for r in open_still if r.id not in RULED_OTHERWISE | cleared(e) | not_asked]
     refusing = [r for r in open_still if r.answer == REFUSES or _refuses_but_for_a_name(e, r)]
     answering = [r for r in open_still if r.errno == failed.errno]
     if not refusing and len(answering) == 1 and not _a_filter_may_have(e):
         refusing = answering
+    elif not refusing and tried is not None and not tried.may(*READING):
+        refusing = _keeps_from_reading(open_still)
     alone = len(answering) == 1
     return [_by_rule(e, ruling, failed, alone=alone) for ruling in refusing if ruling.id not in known]
+
+
+def _keeps_from_reading(open_still: list[Ruling]) -> list[Ruling]:
+    """The one layer that may keep the tracer from reading the target, which no filter on ptrace(2) has a say in."""
+    found = [ruling for ruling in open_still if ruling.id in STANDING]
+    return found if len(found) == 1 else []
 
 
 def _by_rule(e: Evidence, ruling: Ruling, failed: Step, *, alone: bool) -> Cause:
@@ -146,9 +182,10 @@ def _refuses_but_for_a_name(e: Evidence, ruling: Ruling) -> bool:
 
 def _yama_tests(e: Evidence) -> tuple[str, ...]:
     """What showed that Yama refuses this tracer: on processes of its own, which no other layer protects from it."""
-    if e.nobody != "ESRCH":
+    if not e.attach_reaches_the_kernel:
         return ()
-    if e.own_child is not None and e.own_child.failed is not None and e.own_child.failed.errno == "EPERM":
+    own = e.own_child
+    if own is not None and own.failed is not None and own.failed.errno == "EPERM" and not _waits_in_vain(own):
         return ("PTRACE_ATTACH of a child of our own: EPERM, and no seccomp filter answers so",)
     if e.stranger == ("EPERM", None):
         return (
@@ -158,9 +195,14 @@ def _yama_tests(e: Evidence) -> tuple[str, ...]:
     return ()
 
 
+def _waits_in_vain(attempt: Attempt) -> bool:
+    """The attach passed, and a filter kept the tracer from waiting for the stop."""
+    return any(step.step == "wait4" for step in attempt.access)
+
+
 def _a_filter_may_have(e: Evidence) -> bool:
     """Whether it is open that a filter, and no rule, refused the attach."""
-    return e.only_standing is None and e.filtered is not False and e.nobody != "ESRCH"
+    return e.only_standing is None and not e.attach_reaches_the_kernel
 
 
 def cleared(e: Evidence) -> frozenset[str]:
@@ -168,7 +210,7 @@ def cleared(e: Evidence) -> frozenset[str]:
     found = {module for module, _, attempt in e.only_labels if attempt.passed}
     owner = e.as_owner
     if owner is not None and owner.passed:
-        found |= STANDING - {"credentials"} | {"yama"}
+        found |= STANDING - {"credentials", "capability-excess"} | {"yama"}
     for attempt in filter(None, (e.attempt, e.only_standing, owner)):
         own_ids = attempt is not owner and e.same_filesystem_ids
         if attempt.may(*READING, *ATTACHING):
@@ -176,6 +218,24 @@ def cleared(e: Evidence) -> frozenset[str]:
         if attempt.may(*ATTACHING):
             found |= {"yama", *MODULES} if attempt is e.attempt else {"yama"}
     return frozenset(found)
+
+
+def is_beyond_our_namespace(e: Evidence, tracer: Side, maps_ids_otherwise: bool) -> bool:
+    """Whether an attach that was refused shows that the tracer has no power over the target's user namespace.
+
+    With CAP_SYS_PTRACE in effect (or over a child namespace of its own) ids, dumpable and capabilities are not asked:
+    what refuses then is a filter, a module, or that the capability does not reach the target.
+    """
+    failed = e.attempt.failed if e.attempt else None
+    if failed is None or (failed.step, failed.errno) != ("attach", "EPERM") or not e.attach_reaches_the_kernel:
+        return False
+    if e.attempt is None or e.attempt.may(*READING, *ATTACHING) or isinstance(tracer.user_ns, Unknown):
+        return False
+    others = ("landlock", "yama", "kernel-thread", "self-attach", "zombie", "already-traced")
+    if any(ruling.answer != ALLOWS for ruling in e.rulings if ruling.id in others):
+        return False
+    nested = tracer.user_ns[0].inode != INITIAL_USER_NAMESPACE
+    return maps_ids_otherwise or (nested and effective(tracer, "sys_ptrace") is True)
 
 
 def pid_namespace(e: Evidence) -> Cause | None:
@@ -199,13 +259,14 @@ def refused_by_filter(e: Evidence) -> Iterator[tuple[str, str]]:
         for step in (*e.only_filters.steps, *e.only_filters.needs):
             if not step.ok and step.step in CALLS and step.step in _passes(e.unrestricted):
                 yield step.step, str(step.errno)
-    if e.nobody not in (None, "ESRCH"):
-        yield "attach", str(e.nobody)
-    for step in (*e.own_child.steps, *e.own_child.needs) if e.own_child else ():
+    if e.filtered is False:
+        return
+    yield from ((step, answer) for step, answer in e.nobody if answer != "ESRCH")
+    for step in (*e.own_child.steps, *e.own_child.needs, *e.own_child.access) if e.own_child else ():
         if step.ok or step.errno == "TIMEOUT" or step.step not in CALLS:
             continue
-        if step.step != "attach" or step.errno not in DENIALS:  # Yama may keep a process from its children, too
-            yield step.step, str(step.errno)
+        if step.step != "attach" or not (e.attach_reaches_the_kernel and step.errno in DENIALS):
+            yield step.step, str(step.errno)  # an attach that the kernel refuses may be Yama's doing
 
 
 def _failed_needs(e: Evidence) -> Iterator[Step]:
@@ -222,7 +283,7 @@ def _failed_needs(e: Evidence) -> Iterator[Step]:
 
 def _has_the_power(e: Evidence) -> bool:
     """No rule about what the target is, ids, dumpable, namespaces or capabilities refuses or may refuse."""
-    asked = STANDING - {"landlock"} | {"pid-namespace", "kernel-thread", "zombie"}
+    asked = STANDING | {"pid-namespace", "kernel-thread", "zombie"}
     return bool(e.rulings) and all(ruling.answer == ALLOWS for ruling in e.rulings if ruling.id in asked)
 
 
@@ -241,8 +302,8 @@ def _how(errno: str) -> str:
 def _proof(e: Evidence, step: str, errno: str) -> str:
     if e.only_filters is not None:
         return f"{CALLS[step]} with those filters and no other layer in place: {errno}; {e.freed_by}: passes"
-    if step == "attach":
-        return f"PTRACE_ATTACH of a PID that cannot exist: {errno}, where the kernel itself says ESRCH"
+    if (step, errno) in e.nobody:
+        return f"{CALLS[step]} of a PID that cannot exist: {errno}, where the kernel itself says ESRCH"
     return f"{CALLS[step]} on a child of our own: {errno}, where no other layer has a say"
 
 

@@ -10,7 +10,7 @@ would, and at 3 the setting cannot be changed (security/yama/yama_lsm.c).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 
 from attrs import frozen
 
@@ -109,6 +109,9 @@ KINDS = (
 )
 """The kinds of changes, as they begin an id, in the order in which they are told (the same as probe/changes.py's)."""
 
+NEVER_TRIED = ("thaw", "end-tracer", "limit", "delve")
+"""Changes of something else than the tracer's context, as they begin an id: no experiment makes them."""
+
 NARROW = frozenset({"net_bind_service", "net_broadcast", "net_raw", "ipc_lock", "sys_nice", "audit_write", "lease"})
 """Capabilities that give no power over other processes: less than CAP_SYS_PTRACE, as long as they are all it takes."""
 
@@ -142,8 +145,14 @@ def mended(diagnosis: Diagnosis, proved: tuple[str, ...] | None, place: Place) -
     """The fix for a diagnosis: the changes that were shown to be enough, else those that the causes ask for."""
     if diagnosis.verdict != "blocked":
         return None
-    ids = proved or proposed({cause.id for cause in diagnosis.causes}, place)
-    return fix(ids, place, verified=bool(proved)) if ids else None
+    causes = {cause.id for cause in diagnosis.causes}
+    besides = tuple(change for cause, change in BY_CAUSE.items() if cause in causes and change.startswith(NEVER_TRIED))
+    ids = _in_order((*proved, *besides)) if proved else proposed(causes, place)
+    return fix(ids, place, verified=bool(proved) and not besides) if ids else None
+
+
+def _in_order(ids: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(ids, key=lambda change: KINDS.index(change.partition(":")[0])))
 
 
 def fix(ids: tuple[str, ...], place: Place, *, verified: bool) -> Fix:
@@ -183,7 +192,7 @@ def proposed(causes: Set[str], place: Place) -> tuple[str, ...]:
     if causes & BY_IDENTITY and not identity:
         return ()
     found = (*identity, *(change for cause, change in BY_CAUSE.items() if cause in causes))
-    return tuple(sorted(found, key=lambda change: KINDS.index(change.partition(":")[0])))
+    return _in_order(found)
 
 
 def _identity(causes: Set[str], place: Place) -> tuple[str, ...]:

@@ -21,6 +21,10 @@ INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 """The inodes of the namespaces above all others (PROC_USER_INIT_INO, PROC_PID_INIT_INO; include/linux/proc_ns.h)."""
 
 
+NAMELESS = -1
+"""In place of an id that the reader's user namespace has no number for: it is none of those that it has."""
+
+
 def unread(name: str) -> Unknown:
     """What a field holds that nobody read."""
     return Unknown("ENODATA", name)

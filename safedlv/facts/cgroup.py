@@ -47,13 +47,17 @@ class Files:
     controller: str
     current: str
     limit: str
+    cache: tuple[bytes, ...] = ()
+    """Keys of memory.stat: page cache that counts as used and is given back when there is need (cgroup-v2.rst)."""
 
 
+V1_CACHE = (b"total_inactive_file", b"total_active_file")
+V2_CACHE = (b"inactive_file", b"active_file")
 LIMITS = {
     ("pids", "v1"): Files("pids", "pids.current", "pids.max"),
     ("pids", "v2"): Files(V2, "pids.current", "pids.max"),
-    ("memory", "v1"): Files("memory", "memory.usage_in_bytes", "memory.limit_in_bytes"),
-    ("memory", "v2"): Files(V2, "memory.current", "memory.max"),
+    ("memory", "v1"): Files("memory", "memory.usage_in_bytes", "memory.limit_in_bytes", V1_CACHE),
+    ("memory", "v2"): Files(V2, "memory.current", "memory.max", V2_CACHE),
 }
 
 
@@ -292,7 +296,7 @@ def tightest(where: Levels, files: Files) -> tuple[int | Unknown, int | Unknown 
         limit = _number(level, files.limit)
         if limit is None or _absent(limit):
             continue
-        current = _number(level, files.current)
+        current = _in_use(level, files)
         if isinstance(limit, int) and isinstance(current, int):
             limited.append((limit - current, current, limit))
         elif unreadable is None:
@@ -310,6 +314,22 @@ def _nearest_use(where: Levels, name: str) -> int | Unknown:
         if isinstance(use, int):
             return use
     return use if isinstance(use, Unknown) else Unknown("ENOENT", f"{where[0]}/{name}")
+
+
+def _in_use(level: str, files: Files) -> int | Unknown | None:
+    """What is used, but for page cache; all of it where memory.stat does not tell."""
+    current = _number(level, files.current)
+    if not isinstance(current, int) or not files.cache:
+        return current
+    path = f"{level}/memory.stat"
+    cache = parsed(read_system(path), lambda data: parse_cache(data, files.cache), path)
+    return current if isinstance(cache, Unknown) else max(current - cache, 0)
+
+
+def parse_cache(data: bytes, keys: tuple[bytes, ...]) -> int:
+    """The sum of these lines of memory.stat, in bytes. Raises ValueError for a line that is no number."""
+    lines = (line.partition(b" ") for line in data.splitlines())
+    return sum(decimal(value) for key, _, value in lines if key in keys)
 
 
 def _absent(fact: int | Unknown) -> bool:

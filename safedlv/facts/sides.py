@@ -14,8 +14,11 @@ import struct
 from collections.abc import Callable
 from typing import TypeVar
 
+import attrs
+
 from safedlv.diagnosis.sides import (
     INITIAL_USER_NAMESPACE,
+    NAMELESS,
     AppArmorProfile,
     Side,
     UserNamespace,
@@ -38,6 +41,7 @@ NS_GET_OWNER_UID = 0xB704
 HIDEPID = {"off": 0, "noaccess": 1, "invisible": 2, "ptraceable": 4, "0": 0, "1": 1, "2": 2, "4": 4}
 """As /proc/self/mountinfo shows it: words since Linux 5.8 (fs/proc/root.c)."""
 
+ALL_IDS = (1 << 32) - 1
 SELINUX = "/sys/fs/selinux"
 MOUNTINFO = "/proc/self/mountinfo"
 GENERATIONS = 1000
@@ -58,8 +62,8 @@ def read_side(facts: ProcessFacts, met: Ancestry | None = None) -> Side:
     return Side(
         pid=status.pid,
         tgid=status.tgid,
-        uid=_named(status.uid),
-        gid=_named(status.gid),
+        uid=_named(status.uid, "uid_map"),
+        gid=_named(status.gid, "gid_map"),
         capabilities=status.capabilities,
         user_ns=user_ns,
         mm_user_ns=_memory_namespace(user_ns),
@@ -205,20 +209,28 @@ def _visible(pid: int) -> bool:
     return True
 
 
-def _named(ids: Ids | Unknown) -> Ids | Unknown:
-    """Ids that stand for themselves: one without a name in the reader's user namespace is shown as 65534."""
-    if isinstance(ids, Unknown) or _sees_every_id():
+def _named(ids: Ids | Unknown, id_map: str) -> Ids | Unknown:
+    """Ids that stand for themselves. One without a number in the reader's user namespace is shown as 65534."""
+    if isinstance(ids, Unknown) or credentials.OVERFLOW_UID not in (ids.real, ids.effective, ids.saved):
         return ids
-    if credentials.OVERFLOW_UID in (ids.real, ids.effective, ids.saved):
-        return Unknown("EOVERFLOW", "an id without a name in this user namespace")
-    return ids
+    numbers = _numbers(id_map)
+    if isinstance(numbers, Unknown):
+        return numbers
+    if any(start <= credentials.OVERFLOW_UID < start + length for start, _, length in numbers):
+        whole = sum(length for _, _, length in numbers) == ALL_IDS
+        return ids if whole else Unknown("EOVERFLOW", "an id without a number in this user namespace, or nobody's")
+    return Ids(*(NAMELESS if number == credentials.OVERFLOW_UID else number for number in attrs.astuple(ids)))
+
+
+def _numbers(id_map: str) -> tuple[tuple[int, int, int], ...] | Unknown:
+    source = f"/proc/self/{id_map}"
+    return parsed(read_system(source), credentials.parse_id_map, source)
 
 
 def _sees_every_id() -> bool:
     """Whether no id that the reader sees can be the stand-in for one without a name."""
-    source = "/proc/self/uid_map"
-    entries = parsed(read_system(source), credentials.parse_id_map, source)
-    return not isinstance(entries, Unknown) and sum(length for _, _, length in entries) == (1 << 32) - 1
+    entries = _numbers("uid_map")
+    return not isinstance(entries, Unknown) and sum(length for _, _, length in entries) == ALL_IDS
 
 
 def _or(fact: object, other: Unknown) -> Unknown:

@@ -21,6 +21,7 @@ from safedlv.capabilities import capability_mask, capability_names
 from safedlv.model import Ids, Unknown
 from safedlv.probe.context import Context
 from safedlv.probe.elsewhere import Begun, Experiment, probe_from
+from safedlv.probe.experiments import own_child
 from safedlv.probe.runner import RawAttempt, refused
 
 POWERS = ("sys_ptrace", "dac_read_search", "kill")
@@ -90,8 +91,8 @@ class Investigation:
         """Start the plain attempt, which :meth:`run` waits for; the caller may do other things meanwhile."""
         self.begun = Begun(self.context, self.pid, self.timeout)
 
-    def run(self, uid: Ids | Unknown, gid: Ids | Unknown) -> Findings:
-        """Try plainly; if that is refused, with layers changed. ``uid``, ``gid``: the target's."""
+    def run(self, uid: Ids | Unknown, gid: Ids | Unknown, permitted: int = 0) -> Findings:
+        """Try plainly; if that is refused, with layers changed. ``uid``, ``gid``, ``permitted``: the target's."""
         plain = self._note(self.context, PLAINLY, self.begun.result() if self.begun else self._probe(self.context))
         outside = plain.inner_pid is None
         if _never_stops(plain.attempt) or not (outside or (plain.attempt[0] and refused(plain.attempt))):
@@ -110,8 +111,10 @@ class Investigation:
         needed += [_as_labelled(m) for m, _, attempt in labels if _is_refused(attempt)]
         ways = personal_changes(base, uid, gid, self.root) if _is_refused(standing) else []
         fix = self._smallest(needed, ways)
-        as_owner = self._as_owner(base, uid, gid) if _is_refused(standing) else None
+        as_owner = self._as_owner(base, uid, gid, permitted) if _is_refused(standing) else None
         freed_by, unrestricted = self._passed() or (FREELY, self._attempt(relaxed(base), FREELY))
+        if base.filters and unrestricted is not None and refused(unrestricted):
+            filters, unrestricted, freed_by = self._filters_elsewhere(base)
         return Findings(
             plain,
             only_filters=filters,
@@ -140,11 +143,19 @@ class Investigation:
                 return None  # nothing that can be changed here helps
         return None
 
-    def _as_owner(self, base: Context, uid: Ids | Unknown, gid: Ids | Unknown) -> RawAttempt | None:
-        """Whether more than the ids stands in the way, where they do."""
+    def _as_owner(self, base: Context, uid: Ids | Unknown, gid: Ids | Unknown, permitted: int) -> RawAttempt | None:
+        """Whether more than ids and capabilities stands in the way, where they do."""
         if not isinstance(uid, Ids) or not isinstance(gid, Ids):
             return None
-        return self._attempt(_bare(base).as_user(uid.real, gid.real), f"as uid {uid.real}, gid {gid.real}")
+        owner = _bare(base).as_user(uid.real, gid.real).with_capability(*capability_names(without_power(permitted)))
+        return self._attempt(owner, f"as uid {uid.real}, gid {gid.real}, with the target's capabilities")
+
+    def _filters_elsewhere(self, base: Context) -> tuple[RawAttempt | None, RawAttempt | None, str]:
+        """The filters tried on a process of our own, where the target refuses everybody (it is traced, or frozen)."""
+        with own_child() as child:
+            here = relaxed(base).without_namespaces("pid")
+            filtered = probe_from(here.with_filters(*base.filters), child, self.timeout).attempt
+            return filtered, probe_from(here, child, self.timeout).attempt, "a process of our own, without them"
 
     def _freest(self, needed: list[Change]) -> Context:
         return relaxed(SHARE_PID.apply(self.context) if SHARE_PID in needed else self.context)
@@ -169,6 +180,11 @@ class Investigation:
         self.held_us += sum(experiment.attempt[2])
         self.made.append((context, words, experiment))
         return experiment
+
+
+def without_power(capabilities: int) -> int:
+    """The same set without CAP_SYS_PTRACE, which would make up for the other layers."""
+    return capabilities & ~capability_mask(["sys_ptrace"])
 
 
 def relaxed(context: Context) -> Context:

@@ -1,6 +1,6 @@
 """What an unprivileged tracer can still find out: the same calls where only a filter can refuse them.
 
-proofs: kernel/ptrace.c looks the PID up before anything else (ESRCH), and __ptrace_may_access lets a process trace a
+Sources: kernel/ptrace.c looks the PID up before anything else (ESRCH), and __ptrace_may_access lets a process trace a
 child with its own credentials; Yama counts a child as a descendant.
 """
 
@@ -9,22 +9,47 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from safedlv import target
-from safedlv.linux import confine
+from safedlv.linux import confine, tracing
 from safedlv.linux.tracing import PTRACE_ATTACH, PTRACE_DETACH, WALL, ptrace
 from safedlv.probe import runner
+from safedlv.probe.sequence import Progress, Sequence
 
 PR_SET_PTRACER_ANY = -1  # include/uapi/linux/prctl.h
 UNEXPECTED = 255  # no errno
 IMPOSSIBLE_PID = (1 << 22) + 1  # PID_MAX_LIMIT of linux/threads.h is 1 << 22
+NOBODYS_CALLS: dict[str, Callable[[], object]] = {
+    "attach": lambda: ptrace(PTRACE_ATTACH, IMPOSSIBLE_PID),
+    "setoptions": lambda: ptrace(tracing.PTRACE_SETOPTIONS, IMPOSSIBLE_PID, 0, tracing.PTRACE_O_TRACECLONE),
+    "cont": lambda: ptrace(tracing.PTRACE_CONT, IMPOSSIBLE_PID),
+    "getregset": lambda: tracing.get_registers(IMPOSSIBLE_PID),
+    "peekdata": lambda: tracing.peek(IMPOSSIBLE_PID, 0),
+    "pokedata": lambda: ptrace(tracing.PTRACE_POKEDATA, IMPOSSIBLE_PID),
+    "tgkill": lambda: tracing.tgkill(IMPOSSIBLE_PID, IMPOSSIBLE_PID, tracing.SIGSTOP),
+}
+"""The calls of the probe that a filter may refuse, by the names of its steps."""
 
 
-def attach_nobody() -> str:
-    """What PTRACE_ATTACH of a PID that cannot exist gives: the errno's name, or SIGSYS when a filter kills for it."""
-    return _in_a_child(lambda: ptrace(PTRACE_ATTACH, IMPOSSIBLE_PID)) or "0"
+def ask_nobody() -> tuple[tuple[str, str], ...]:
+    """(step of the probe, what its call gives on a PID that cannot exist): an errno's name, SIGSYS when it kills.
+
+    Every ptrace request but TRACEME, and tgkill, look the PID up first and say ESRCH (kernel/ptrace.c, kernel/signal.c
+    do_send_specific); any other answer is a filter's.
+    """
+    return tuple((step, _in_a_child(call) or "0") for step, call in NOBODYS_CALLS.items())
+
+
+def look(found: target.Found) -> tuple[tuple[str, str | None], ...]:
+    """(file of /proc/PID or ``kill``, the errno's name or None): what the probe looks at after a refused call.
+
+    For a probe whose process was killed before it could look. Opens and closes; no signal is sent.
+    """
+    sequence = Sequence(found.pid, found.procdir, stopped=True, deadline=0, progress=Progress(bytearray(8)))
+    sequence.access()
+    return tuple((name, failure) for name, failure, _ in sequence.needs)
 
 
 def attach_stranger() -> tuple[str | None, str | None] | None:
@@ -50,7 +75,7 @@ def attach_stranger() -> tuple[str | None, str | None] | None:
     finally:
         os.close(to_stranger)
         os.close(answers)
-        os.waitpid(stranger, 0)
+        runner.reap(stranger)
 
 
 def _obey(commands: int, answers: int) -> NoReturn:
@@ -81,7 +106,7 @@ def _in_a_child(call: Callable[[], object]) -> str | None:
             code = error.errno or UNEXPECTED
         finally:
             os._exit(code)
-    _, status = os.waitpid(child, 0)
+    status = runner.reap(child)
     if os.WIFSIGNALED(status):
         return "SIGSYS" if os.WTERMSIG(status) == runner.SIGSYS else "KILLED"
     code = os.WEXITSTATUS(status)
@@ -89,7 +114,18 @@ def _in_a_child(call: Callable[[], object]) -> str | None:
 
 
 def attempt_on_own_child(timeout: float = runner.STOP_WITHIN) -> runner.RawAttempt:
-    """The probe on a child that does nothing and is gone afterwards.
+    """The probe on a child that does nothing and is gone afterwards."""
+    with own_child() as child:
+        found = target.find(child)
+        try:
+            return runner.start(child, found.procdir, found.before, timeout).result()
+        finally:
+            found.close()
+
+
+@contextlib.contextmanager
+def own_child() -> Iterator[int]:
+    """The PID of a child that waits until the block ends.
 
     It names any process as its tracer, so that Yama's scope 1 lets the probe's process, its sibling, trace it.
     """
@@ -108,11 +144,7 @@ def attempt_on_own_child(timeout: float = runner.STOP_WITHIN) -> runner.RawAttem
     os.read(ready, 1)
     os.close(ready)
     try:
-        found = target.find(child)
-        try:
-            return runner.start(child, found.procdir, found.before, timeout).result()
-        finally:
-            found.close()
+        yield child
     finally:
         os.close(write_end)
-        os.waitpid(child, 0)
+        runner.reap(child)

@@ -140,6 +140,8 @@ class Running:
             steps, needs, held, gave_up = marshal.loads(self.shared[_HEADER:])  # noqa: S302  written by our own child
             if gave_up and not self.before.stopped:
                 _ignore_gone(lambda: os.kill(self.pid, SIGCONT))
+            elif any(failure for _, failure, _ in steps + needs):
+                self._mend()  # whatever was refused in between may have left a stop
         else:
             if self.shared[0]:  # else it ended before it touched the target
                 self._mend()
@@ -148,16 +150,12 @@ class Running:
 
     def _reap(self) -> int:
         """Wait for the child, as long as its heartbeat goes on; returns the signal that ended it, or 0."""
-        pidfd = os.pidfd_open(self.child)
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
         beat = -1
-        while not poll.poll((self.timeout + 1) * 1000):
+        while not _ends_within(self.child, self.timeout + 1):
             if self.shared[2] == beat:
                 os.kill(self.child, SIGKILL)
             beat = self.shared[2]
-        os.close(pidfd)
-        _, status = os.waitpid(self.child, 0)
+        status = reap(self.child)
         return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
     def _as_far_as_it_came(self, killed_by: int) -> tuple[tuple[RawStep, ...], tuple[RawStep, ...], Held]:
@@ -188,7 +186,7 @@ class Running:
                 return True
             if time.monotonic() > deadline:
                 return False
-            time.sleep(0.0005)
+            pause(0.0005)
 
     def _state(self) -> bytes:
         return word_after(self.procdir, "stat", b") ")
@@ -204,3 +202,48 @@ def _ignore_gone(call: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno not in (errno.ESRCH, errno.EPERM):
             raise
+
+
+def reap(child: int) -> int:
+    """Wait for a child of ours; its status as waitpid(2) has it, 0 where a filter lets nobody wait."""
+    try:
+        return os.waitpid(child, 0)[1]
+    except PermissionError:
+        return 0
+
+
+def _ends_within(child: int, seconds: float) -> bool:
+    """Whether a child ends in that time (pidfd_open(2)); looked up in /proc where a filter refuses to wait for it."""
+    try:
+        pidfd = os.pidfd_open(child)
+    except PermissionError:
+        return _seen_to_end_within(child, seconds)
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+    except PermissionError:
+        return _seen_to_end_within(child, seconds)
+    finally:
+        os.close(pidfd)
+
+
+def _seen_to_end_within(child: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            with open(f"/proc/{child}/stat", "rb") as file:
+                if file.read().rpartition(b") ")[2][:1] in (b"Z", b"X"):
+                    return True
+        except OSError:
+            return True
+        pause(0.0005)
+    return False
+
+
+def pause(seconds: float) -> None:
+    """Sleep; not at all where a filter refuses it."""
+    try:
+        time.sleep(seconds)
+    except OSError:
+        return

@@ -19,7 +19,7 @@ Three rules keep the target as it was (all of them kernel/signal.c and kernel/pt
   itself dropped by a process that has no handler for it. While we trace the target it would be queued instead, so
   the parent sends it when this child, and with it the tracing, is gone (probe/runner.py).
 
-After an attach that was refused, two files of /proc/PID tell what else the caller may (``_access``).
+After an attach that was refused, two files of /proc/PID tell what else the caller may (:meth:`Sequence.access`).
 
 The results cross to the parent as plain tuples: (name, errno's name or None, microseconds).
 """
@@ -117,6 +117,7 @@ class Sequence:
         """A SIGSTOP of ours may be queued on the target."""
         self.examined = False
         self.entry = 0
+        self.own_pid = os.getpid()  # -1 under a filter that refuses it
 
     # ------------------------------------------------------------ the path, in order
 
@@ -129,7 +130,7 @@ class Sequence:
                 self._threads()
                 self._files()
             else:
-                self._access()
+                self.access()
         except NeverStoppedError:
             self.gave_up = True
 
@@ -218,11 +219,11 @@ class Sequence:
             self._try("process_vm_readv", self.needs, lambda: self.calls.process_vm_readv(self.pid, self.entry, 8))
         self._try("mem", self.needs, self._read_mem)
 
-    def _access(self) -> None:
+    def access(self) -> None:
         """After a refused call: what of the target the same caller may open, and whether it may signal it.
 
-        Opening maps asks the kernel's access rules with PTRACE_MODE_READ, opening mem with PTRACE_MODE_ATTACH, which
-        PTRACE_ATTACH asks too (fs/proc/base.c, proc_mem_open); no filter on ptrace(2) sees either. The step of the
+        Opening exe asks the kernel's access rules with PTRACE_MODE_READ, opening mem with PTRACE_MODE_ATTACH, which
+        PTRACE_ATTACH asks too (fs/proc/base.c); no filter on ptrace(2) sees either. The step of the
         probe stays the one that was refused, whatever becomes of this.
         """
         for name in ("auxv", "maps", "exe", "mem"):
@@ -248,7 +249,12 @@ class Sequence:
             self._await_stop(tid)
             self.calls.ptrace(PTRACE_DETACH, tid)
             raise TargetGoneError from error
-        return self._await_stop(tid)
+        try:
+            return self._await_stop(tid)
+        except OSError as error:  # a filter on wait4(2): the stop comes, and we shall not see it
+            self.gave_up = True
+            self.needs.append(("wait4", _name(error), 0))
+            raise
 
     def _await_stop(self, tid: int) -> bool:
         """Wait for a stop of our making; True when it is a group-stop, with our own SIGSTOP still queued."""
@@ -261,7 +267,8 @@ class Sequence:
             if info is None:
                 return True
             code, sender = info
-            if signal == SIGSTOP and (code == SI_KERNEL or (code == SI_TKILL and sender in (0, os.getpid()))):
+            ours = sender in (0, self.own_pid) or self.own_pid <= 0
+            if signal == SIGSTOP and (code == SI_KERNEL or (code == SI_TKILL and ours)):
                 return False
             self._hand_on(tid, signal)
 
@@ -290,10 +297,7 @@ class Sequence:
             if time.monotonic() > self.deadline:
                 raise NeverStoppedError
             spins += 1
-            if spins < SPINS:
-                os.sched_yield()
-            else:
-                time.sleep(0.0002)
+            _rest(spins)
 
     def _release(self, tid: int, group_stop: bool) -> None:
         """Detach from a stopped thread with no SIGSTOP of ours left in its queue."""
@@ -405,3 +409,14 @@ def _us(began: float) -> int:
 
 def _name(error: OSError) -> str:
     return errno.errorcode.get(error.errno or 0, str(error.errno))
+
+
+def _rest(spins: int) -> None:
+    """A pause between two looks; none where a filter refuses it."""
+    try:
+        if spins < SPINS:
+            os.sched_yield()
+        else:
+            time.sleep(0.0002)
+    except OSError:
+        return

@@ -124,6 +124,9 @@ FILTERS = {
     "two programs": Scene(
         {"seccomp": (filtered(CONT), filtered(SETOPTIONS))}, Truth("seccomp", "setoptions", "EPERM", ("seccomp",))
     ),
+    "only wait4 is refused, so no stop is ever seen": Scene(
+        {"seccomp": without("wait4")}, Truth("seccomp", "attach", "EPERM", ("seccomp",))
+    ),
     "every ptrace is refused": Scene({"seccomp": without("ptrace")}, Truth("seccomp", fix=("seccomp",), **REFUSED)),
 }
 

@@ -25,6 +25,9 @@ SAID = {
     "I refuse to debug myself!": {"self-attach"},
     "strace: attach: ptrace(PTRACE_SEIZE, 7): Operation not permitted": set(),
     "strace: I'm sorry, I can't let you do that, Dave.": {"self-attach"},
+    "warning: opening /proc/PID/mem file for lwp 7.7 failed: Permission denied (13)": {"proc-access"},
+    "Cannot access memory at address 0x7f": set(),
+    "fork/exec /srv/dlv: cannot allocate memory": {"memory-limit"},
     "strace: Process 7 attached\nstrace: Process 7 detached": set(),
     "API server listening at: 127.0.0.1:40123": set(),
     "[New LWP 8]\nruntime.futex () at /usr/local/go/src/runtime/sys_linux_amd64.s:558": set(),
@@ -78,6 +81,7 @@ def test_a_line_for_the_table() -> None:
     assert shortened(" \n") == "(nothing)"
     assert len(shortened("x" * 1000)) == comparison.SHOWN
     assert told("said", 1) == "said\n"
+    assert "ended well" in told("", 0)
     assert "until it was told to end" in told("", 124)
     assert "killed" in told("", 137)
     assert "ended with 2" in told("", 2)
