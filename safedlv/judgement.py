@@ -43,6 +43,7 @@ from safedlv.model import (
 from safedlv.probe import experiments, runner
 from safedlv.probe.changes import Findings, without_power
 from safedlv.probe.context import Context
+from safedlv.probe.sequence import LOOKED
 
 NOBODY = -1
 SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h
@@ -127,15 +128,15 @@ def judge_context(raw: runner.RawAttempt) -> Diagnosis:
 def attempt_of(raw: runner.RawAttempt) -> Attempt:
     """The plain tuples that came out of the probe's child, as a value."""
     steps, needs, (held, held_threads), left_as_found = raw
-    others = tuple(Step(*step) for step in needs)
-    refused = any(failure for _, failure, _ in steps)
     return Attempt(
         steps=tuple(Step(*step) for step in steps),
-        needs=() if refused else others,
+        needs=tuple(Step(*step) for step in needs if not step[0].startswith(LOOKED)),
         stopped_us=held,
         threads_stopped_us=held_threads,
         left_as_found=left_as_found,
-        access=others if refused else (),
+        access=tuple(
+            Step(name.removeprefix(LOOKED), failure, us) for name, failure, us in needs if name.startswith(LOOKED)
+        ),
     )
 
 

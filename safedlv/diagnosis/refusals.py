@@ -197,7 +197,7 @@ def _yama_tests(e: Evidence) -> tuple[str, ...]:
 
 def _waits_in_vain(attempt: Attempt) -> bool:
     """The attach passed, and a filter kept the tracer from waiting for the stop."""
-    return any(step.step == "wait4" for step in attempt.access)
+    return any(step.step == "wait4" for step in attempt.needs)
 
 
 def _a_filter_may_have(e: Evidence) -> bool:

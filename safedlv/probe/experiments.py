@@ -16,7 +16,7 @@ from safedlv import target
 from safedlv.linux import confine, tracing
 from safedlv.linux.tracing import PTRACE_ATTACH, PTRACE_DETACH, WALL, ptrace
 from safedlv.probe import runner
-from safedlv.probe.sequence import Progress, Sequence
+from safedlv.probe.sequence import LOOKED, Progress, Sequence
 
 PR_SET_PTRACER_ANY = -1  # include/uapi/linux/prctl.h
 UNEXPECTED = 255  # no errno
@@ -49,7 +49,7 @@ def look(found: target.Found) -> tuple[tuple[str, str | None], ...]:
     """
     sequence = Sequence(found.pid, found.procdir, stopped=True, deadline=0, progress=Progress(bytearray(8)))
     sequence.access()
-    return tuple((name, failure) for name, failure, _ in sequence.needs)
+    return tuple((name.removeprefix(LOOKED), failure) for name, failure, _ in sequence.needs)
 
 
 def attach_stranger() -> tuple[str | None, str | None] | None:

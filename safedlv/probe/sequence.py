@@ -87,6 +87,8 @@ class Progress:
         self.shared[1] = signal
 
 
+LOOKED = "looked:"
+"""What the names of the looks after a refused call begin with, among the needs."""
 STEPS = ("attach", "setoptions", "cont", "getregset", "peekdata", "pokedata", "tgkill", "threads", "files")
 
 
@@ -227,8 +229,8 @@ class Sequence:
         probe stays the one that was refused, whatever becomes of this.
         """
         for name in ("auxv", "maps", "exe", "mem"):
-            self._look(name, lambda name=name: os.close(self._open(name)))  # type: ignore[misc]
-        self._look("kill", lambda: os.kill(self.pid, 0))
+            self._look(f"{LOOKED}{name}", lambda name=name: os.close(self._open(name)))  # type: ignore[misc]
+        self._look(f"{LOOKED}kill", lambda: os.kill(self.pid, 0))
 
     def _look(self, name: str, call: Callable[[], object]) -> None:
         began = time.perf_counter()

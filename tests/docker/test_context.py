@@ -125,8 +125,6 @@ def foretold(context: Context, pid: int) -> tuple[dict[str, str | None], tuple[s
     experiment = probe_from(context, pid)
     steps, needs, _, left_as_found = experiment.attempt
     assert left_as_found
-    if any(failure for _, failure, _ in steps):
-        needs = ()  # what safedlv looked at instead
     answers = {name: failure for name, failure, _ in steps + needs if name in ALL}
     if answers.get("tgkill"):  # then safedlv looks at another thread
         answers = {name: failure for name, failure in answers.items() if name not in ("getregset", "peekdata")}
