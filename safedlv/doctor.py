@@ -17,6 +17,7 @@ from safedlv.options import SWITCH, read_words, seconds
 from safedlv.probe import runner
 from safedlv.probe.changes import HELD_AT_MOST_US
 from safedlv.standpoint import FORMS
+from safedlv.values import Value
 
 HELP = f"""\
 usage: safedlv doctor [TARGET] [flags]
@@ -84,8 +85,8 @@ def wants_colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
-@frozen
-class Options:
+@frozen(eq=False, repr=False)
+class Options(Value):
     """What the words after ``doctor`` ask for."""
 
     target: str | None

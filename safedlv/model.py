@@ -10,11 +10,13 @@ from typing import TypeVar
 
 from attrs import frozen
 
+from safedlv.values import Value
+
 T = TypeVar("T")
 
 
-@frozen
-class Unknown:
+@frozen(eq=False, repr=False)
+class Unknown(Value):
     """A fact that could not be read: ``errno`` is the errno's name (or a word such as ``MALFORMED``)."""
 
     errno: str
@@ -32,8 +34,8 @@ def known(fact: T | Unknown, default: T) -> T:
 # ---------------------------------------------------------------- what the kernel states about a process
 
 
-@frozen
-class Ids:
+@frozen(eq=False, repr=False)
+class Ids(Value):
     """Real, effective, saved and filesystem ids, as in /proc/PID/status (proc_pid_status(5))."""
 
     real: int
@@ -42,8 +44,8 @@ class Ids:
     filesystem: int
 
 
-@frozen
-class CapabilitySets:
+@frozen(eq=False, repr=False)
+class CapabilitySets(Value):
     """The five capability sets as bit masks, as in /proc/PID/status (capabilities(7))."""
 
     inheritable: int
@@ -53,8 +55,8 @@ class CapabilitySets:
     ambient: int
 
 
-@frozen
-class SignalSets:
+@frozen(eq=False, repr=False)
+class SignalSets(Value):
     """Signal masks as bit masks (bit N-1 is signal N), as in /proc/PID/status."""
 
     pending_thread: int
@@ -64,8 +66,8 @@ class SignalSets:
     caught: int
 
 
-@frozen
-class Status:
+@frozen(eq=False, repr=False)
+class Status(Value):
     """What /proc/PID/status and /proc/PID/stat say; every field may be :class:`Unknown` on its own."""
 
     name: str | Unknown
@@ -92,8 +94,8 @@ class Status:
     kernel_thread: bool | Unknown
 
 
-@frozen
-class Namespace:
+@frozen(eq=False, repr=False)
+class Namespace(Value):
     """One namespace link of a process, compared with the reader's own by inode (namespaces(7))."""
 
     kind: str
@@ -101,8 +103,8 @@ class Namespace:
     same: bool | Unknown
 
 
-@frozen
-class SecurityModules:
+@frozen(eq=False, repr=False)
+class SecurityModules(Value):
     """Loaded security modules and the label a process has under each (/proc/PID/attr, /sys/kernel/security)."""
 
     loaded: tuple[str, ...] | Unknown
@@ -118,8 +120,8 @@ class SecurityModules:
     """How many more Landlock layers the reader itself could take (of 16); None without Landlock or where not asked."""
 
 
-@frozen
-class Cgroup:
+@frozen(eq=False, repr=False)
+class Cgroup(Value):
     """The cgroup of a process: which hierarchy, frozen or not, and the limits that concern a debugger."""
 
     version: str | Unknown
@@ -140,8 +142,8 @@ class Cgroup:
     """nr_throttled of cpu.stat: how many periods the cgroup was throttled in."""
 
 
-@frozen
-class GoBinary:
+@frozen(eq=False, repr=False)
+class GoBinary(Value):
     """The executable of a process, read through /proc/PID/exe."""
 
     path: str | Unknown
@@ -160,8 +162,8 @@ class GoBinary:
     """Another file now stands at ``path`` (seen through the target's root)."""
 
 
-@frozen
-class Delve:
+@frozen(eq=False, repr=False)
+class Delve(Value):
     """A dlv on this machine."""
 
     path: str
@@ -172,8 +174,8 @@ class Delve:
     max_go: str | Unknown
 
 
-@frozen
-class ProcessFacts:
+@frozen(eq=False, repr=False)
+class ProcessFacts(Value):
     """Everything read about one process at one moment; decisions look at this and at attempts, nothing else."""
 
     pid: int
@@ -193,8 +195,8 @@ class ProcessFacts:
 # ---------------------------------------------------------------- what was tried
 
 
-@frozen
-class Step:
+@frozen(eq=False, repr=False)
+class Step(Value):
     """One call of the probe: ``errno`` is None when it passed, else the errno's name, TIMEOUT or SIGSYS."""
 
     step: str
@@ -207,8 +209,8 @@ class Step:
         return self.errno is None
 
 
-@frozen
-class Attempt:
+@frozen(eq=False, repr=False)
+class Attempt(Value):
     """One run of the probe against one process."""
 
     steps: tuple[Step, ...]
@@ -247,8 +249,8 @@ class Attempt:
 # ---------------------------------------------------------------- what it means
 
 
-@frozen
-class ListedProcess:
+@frozen(eq=False, repr=False)
+class ListedProcess(Value):
     """One line of the list of Go processes."""
 
     pid: int
@@ -263,8 +265,8 @@ class ListedProcess:
     """The command line, its words joined by spaces; the process chose it."""
 
 
-@frozen
-class ProcessList:
+@frozen(eq=False, repr=False)
+class ProcessList(Value):
     """Every Go process that could be seen."""
 
     processes: tuple[ListedProcess, ...]
@@ -274,8 +276,8 @@ class ProcessList:
     """Processes whose executable could not be read: Go programs or not."""
 
 
-@frozen
-class Target:
+@frozen(eq=False, repr=False)
+class Target(Value):
     """Whom the user meant: a process that was found, with its identity."""
 
     pid: int
@@ -285,8 +287,8 @@ class Target:
     inner_pid: int | Unknown | None = None
 
 
-@frozen
-class Cause:
+@frozen(eq=False, repr=False)
+class Cause(Value):
     """A layer that would still block or spoil the session if every other layer were out of the way (contract)."""
 
     id: str
@@ -297,8 +299,8 @@ class Cause:
     detail: tuple[tuple[str, object], ...] = ()
 
 
-@frozen
-class Check:
+@frozen(eq=False, repr=False)
+class Check(Value):
     """One line of the preflight: ``status`` is pass, fail, warn or skip."""
 
     id: str
@@ -306,8 +308,8 @@ class Check:
     summary: str
 
 
-@frozen
-class Tracer:
+@frozen(eq=False, repr=False)
+class Tracer(Value):
     """The context that the probe was made from."""
 
     who: str
@@ -317,8 +319,8 @@ class Tracer:
     """The effective set as a bit mask."""
 
 
-@frozen
-class Rung:
+@frozen(eq=False, repr=False)
+class Rung(Value):
     """One layer that the kernel asks, in its order."""
 
     id: str
@@ -327,8 +329,8 @@ class Rung:
     why: str
 
 
-@frozen
-class Fix:
+@frozen(eq=False, repr=False)
+class Fix(Value):
     """The smallest set of changes with which the probe passes."""
 
     changes: tuple[str, ...]
@@ -348,8 +350,8 @@ class Fix:
     """The commands without the user's own names for container and service."""
 
 
-@frozen
-class Diagnosis:
+@frozen(eq=False, repr=False)
+class Diagnosis(Value):
     """The outcome of one ``doctor``: what was found, what was tried, and what it means."""
 
     target: Target | None

@@ -47,14 +47,16 @@ def _user(text: str) -> tuple[int, int | None] | None:
 
 
 def _first_process(found: Found) -> int:
-    """The first process of the target's container: the one that is PID 1 in its PID namespace, else the target."""
-    from safedlv.facts.process import process_tree
+    """The first process of the target's container: the highest of its ancestors in its PID namespace, or itself."""
+    from safedlv.facts.sides import read_ancestors
 
-    tree = process_tree()
-    pid = found.pid
-    while (parent := tree.get(pid, 0)) and _namespace(parent) == _namespace(found.pid):
-        pid = parent
-    return pid
+    ancestors = read_ancestors(found.pid)
+    first = found.pid
+    for pid in ancestors if isinstance(ancestors, tuple) else ():
+        if _namespace(pid) != _namespace(found.pid):
+            break
+        first = pid
+    return first
 
 
 def _namespace(pid: int) -> str:

@@ -40,6 +40,7 @@ from safedlv.diagnosis.sides import (
     same,
 )
 from safedlv.model import Ids, Unknown
+from safedlv.values import Value
 
 __all__ = [
     "ALLOWS",
@@ -74,8 +75,8 @@ PTRACE_ATTACH = 16
 DEAD = ("Z", "X")
 
 
-@frozen
-class Ruling:
+@frozen(eq=False, repr=False)
+class Ruling(Value):
     """The answer of one row."""
 
     id: str
@@ -93,8 +94,8 @@ class Ruling:
     """The unknown fact that an UNKNOWN hangs on (the first of several)."""
 
 
-@frozen
-class Rule:
+@frozen(eq=False, repr=False)
+class Rule(Value):
     """One row."""
 
     id: str

@@ -6,10 +6,11 @@ from attrs import field, frozen
 
 from safedlv.diagnosis.access_rules import Ruling
 from safedlv.model import Attempt, Cgroup, Delve, GoBinary, ProcessFacts, Unknown
+from safedlv.values import Value
 
 
-@frozen
-class Evidence:
+@frozen(eq=False, repr=False)
+class Evidence(Value):
     """Everything that the rows look at."""
 
     pid: int

@@ -7,13 +7,14 @@ import re
 from attrs import evolve, frozen
 
 from safedlv.model import CapabilitySets, Ids, ProcessFacts, Target, Tracer, Unknown, known
+from safedlv.values import Value
 
 _NAME = re.compile(r"[a-zA-Z0-9._-]+")
 """Of a container (moby daemon/names) or a Compose service (its schema); whatever else is there is no name."""
 
 
-@frozen
-class Place:
+@frozen(eq=False, repr=False)
+class Place(Value):
     """A target and a tracer. Numbers are as we see them unless they are called inner; None: not known."""
 
     pid: int

@@ -18,12 +18,13 @@ from safedlv.capabilities import CAPABILITY_BITS, capability_names
 from safedlv.diagnosis.place import Place
 from safedlv.diagnosis.remedy_commands import commands
 from safedlv.model import Diagnosis, Fix
+from safedlv.values import Value
 
 LOW, MEDIUM, HIGH = RISKS = ("low", "medium", "high")
 
 
-@frozen
-class Remedy:
+@frozen(eq=False, repr=False)
+class Remedy(Value):
     """One change."""
 
     words: str

@@ -12,6 +12,7 @@ from attrs import field, frozen
 
 from safedlv.capabilities import CAPABILITY_BITS
 from safedlv.model import CapabilitySets, Ids, Unknown
+from safedlv.values import Value
 
 Maybe = bool | Unknown
 """True, False, or unknown."""
@@ -33,8 +34,8 @@ def unread(name: str) -> Unknown:
 # ---------------------------------------------------------------- what there is to know
 
 
-@frozen
-class UserNamespace:
+@frozen(eq=False, repr=False)
+class UserNamespace(Value):
     """One user namespace (user_namespaces(7))."""
 
     inode: int
@@ -46,8 +47,8 @@ UserNamespaces = tuple[UserNamespace, ...]
 """A user namespace, its parent, and so on as far as the reader sees: never empty. One alone: ancestors unknown."""
 
 
-@frozen
-class AppArmorProfile:
+@frozen(eq=False, repr=False)
+class AppArmorProfile(Value):
     """The confinement of a process; what its profile says of ptrace is not in /proc and mostly unknown."""
 
     label: str
@@ -65,8 +66,8 @@ An assumption, since an administrator can load another one under that name first
 """
 
 
-@frozen
-class Side:
+@frozen(eq=False, repr=False)
+class Side(Value):
     """What the table has to know of a tracer or a target; see the module for who sees the numbers."""
 
     pid: int | Unknown = field(default=unread("pid"))
@@ -103,8 +104,8 @@ class Side:
 PTRACER_ANY = -1
 
 
-@frozen
-class World:
+@frozen(eq=False, repr=False)
+class World(Value):
     """What holds for the whole machine, or for this pair."""
 
     modules: tuple[str, ...] | Unknown = field(default=unread("security modules"))
@@ -123,8 +124,8 @@ class World:
 # ---------------------------------------------------------------- logic with three values
 
 
-@frozen
-class Finding:
+@frozen(eq=False, repr=False)
+class Finding(Value):
     """What one row of the table finds."""
 
     permits: Maybe

@@ -17,6 +17,7 @@ from attrs import frozen
 from safedlv.facts.procfs import ProcDir
 from safedlv.facts.reading import MALFORMED, decimal, parsed, read, read_system, unknown
 from safedlv.model import Cgroup, Unknown
+from safedlv.values import Value
 
 V2 = ""
 """The key of the v2 hierarchy, where v1 hierarchies go by their controllers."""
@@ -29,8 +30,8 @@ _NO_LIMIT = 0x7FFFFFFFFFFF0000
 _ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
 
 
-@frozen
-class Mount:
+@frozen(eq=False, repr=False)
+class Mount(Value):
     """A cgroup file system that the reader sees."""
 
     root: str
@@ -40,8 +41,8 @@ class Mount:
     """:data:`V2`, or the controllers of v1 (among other mount options)."""
 
 
-@frozen
-class Files:
+@frozen(eq=False, repr=False)
+class Files(Value):
     """What one thing is called in one version."""
 
     controller: str
@@ -61,8 +62,8 @@ LIMITS = {
 }
 
 
-@frozen
-class Freezer:
+@frozen(eq=False, repr=False)
+class Freezer(Value):
     """How one version says that a cgroup is frozen, itself or through an ancestor, and which one was told to be."""
 
     controller: str
@@ -225,8 +226,8 @@ def directory(procdir: ProcDir, controller: str = V2) -> str | Unknown:
     return found if isinstance(found, Unknown) else found[0]
 
 
-@frozen
-class _Hierarchies:
+@frozen(eq=False, repr=False)
+class _Hierarchies(Value):
     """Where a process is, and what of it is mounted here."""
 
     membership: Membership

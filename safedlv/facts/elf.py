@@ -242,10 +242,23 @@ def _symbol_addresses(elf: Elf, symtab: Section, strtab: Section, names: Iterabl
     if not wanted:
         return {}
     layout = elf.order + _SYMBOL[elf.bits == 64]
-    size = symtab.size - symtab.size % struct.calcsize(layout)
+    entry = struct.calcsize(layout)
+    table = elf.read(symtab.offset, symtab.size - symtab.size % entry)
     value = 4 if elf.bits == 64 else 1
     found = {}
-    for fields in struct.iter_unpack(layout, elf.read(symtab.offset, size)):
-        if fields[0] in wanted:
-            found[wanted[fields[0]]] = fields[value]
+    for index, name in wanted.items():
+        at = _entry_that_begins_with(table, struct.pack(elf.order + "I", index), entry)
+        if at >= 0:
+            found[name] = struct.unpack_from(layout, table, at)[value]
     return found
+
+
+def _entry_that_begins_with(table: bytes, start: bytes, size: int) -> int:
+    """The offset of the table's first entry that begins with these bytes, -1 without one: st_name comes first (elf(5)).
+
+    A search for the bytes, since a loop over every symbol takes as long as all the rest of the reading.
+    """
+    at = table.find(start)
+    while at >= 0 and at % size:
+        at = table.find(start, at + 1)
+    return at

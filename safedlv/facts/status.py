@@ -12,6 +12,7 @@ from safedlv.facts import seccomp
 from safedlv.facts.procfs import ProcDir, parse_stat
 from safedlv.facts.reading import MALFORMED, decimal, mask, parsed, read
 from safedlv.model import CapabilitySets, Ids, SignalSets, Status, Unknown
+from safedlv.values import Value
 
 T = TypeVar("T")
 
@@ -24,8 +25,8 @@ CAPABILITY_KEYS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 SIGNAL_KEYS = ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")
 
 
-@frozen
-class StatFields:
+@frozen(eq=False, repr=False)
+class StatFields(Value):
     """The fields of /proc/PID/stat that are used here, raw except where they are numbers."""
 
     comm: str

@@ -12,12 +12,13 @@ from attrs import frozen
 
 from safedlv.linux import confine
 from safedlv.model import CapabilitySets
+from safedlv.values import Value
 
 _MAX_CAPABILITY: Final = 63
 
 
-@frozen
-class Step:
+@frozen(eq=False, repr=False)
+class Step(Value):
     """One thing that is done to the calling process; ``apply`` raises OSError."""
 
     text: str

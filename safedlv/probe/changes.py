@@ -23,6 +23,7 @@ from safedlv.probe.context import Context
 from safedlv.probe.elsewhere import Begun, Experiment, probe_from
 from safedlv.probe.experiments import own_child
 from safedlv.probe.runner import RawAttempt, refused
+from safedlv.values import Value
 
 POWERS = ("sys_ptrace", "dac_read_search", "kill")
 """What a debugger of another user's process needs: to trace, to open its files in /proc, to stop its threads."""
@@ -32,16 +33,16 @@ HELD_AT_MOST_US = 8000
 """For how long a whole diagnosis may hold the target, unless the user says otherwise (--hold-limit)."""
 
 
-@frozen
-class Change:
+@frozen(eq=False, repr=False)
+class Change(Value):
     """One layer changed; what it is in words, and its risk, is in diagnosis/remedies.py."""
 
     id: str
     apply: Callable[[Context], Context] = field(eq=False)
 
 
-@frozen
-class Findings:
+@frozen(eq=False, repr=False)
+class Findings(Value):
     """What the attempts showed. An attempt that was not needed, or not possible, is None."""
 
     plain: Experiment

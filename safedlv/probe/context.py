@@ -26,6 +26,7 @@ from safedlv.errors import printable
 from safedlv.linux import confine
 from safedlv.linux.steps import Step, ambient, inheritable_and_bounding, seccomp_filter, set_uids
 from safedlv.model import CapabilitySets, Ids
+from safedlv.values import Value
 
 JOIN_ORDER: Final = ("ipc", "uts", "net", "cgroup", "time", "mnt")
 """mnt last, for it changes what paths mean. pid is entered by the fork, and user after the ids (see :func:`steps`)."""
@@ -33,8 +34,8 @@ JOIN_ORDER: Final = ("ipc", "uts", "net", "cgroup", "time", "mnt")
 _CAP_SYS_ADMIN: Final = 1 << CAPABILITY_BITS["sys_admin"]
 
 
-@frozen
-class NamespaceLink:
+@frozen(eq=False, repr=False)
+class NamespaceLink(Value):
     """One namespace of a process. ``fd`` holds it open; None: it is the reader's own."""
 
     kind: str
@@ -42,8 +43,8 @@ class NamespaceLink:
     fd: int | None
 
 
-@frozen
-class Context:
+@frozen(eq=False, repr=False)
+class Context(Value):
     """The context of a process, or of one that does not exist. Ids are numbered as the reader's user namespace does.
 
     It holds namespaces open: use it as a context manager, or close it; copies made by the methods share them.

@@ -30,14 +30,15 @@ from safedlv.probe.context import Context, steps
 from safedlv.probe.rehearsal import rehearse
 from safedlv.probe.runner import STOP_WITHIN, Before, RawAttempt, Running, conduct, shared_pages
 from safedlv.probe.sequence import Progress, Sequence
+from safedlv.values import Value
 
 _GONE: Final[RawAttempt] = ((("attach", "ESRCH", 0),), (), (0, 0), True)
 _MANY: Final = 1 << 20  # more descriptors than a process has
 _PATH: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-@frozen
-class Experiment:
+@frozen(eq=False, repr=False)
+class Experiment(Value):
     """One probe from a context."""
 
     attempt: RawAttempt

@@ -17,6 +17,7 @@ RANKS = {
     "": 0,  # the package itself: its version
     "model": 0,
     "errors": 0,
+    "values": 0,
     "capabilities": 0,
     "command_line": 1,
     "options": 1,
@@ -43,7 +44,7 @@ RANKS = {
     "cli": 5,
     "__main__": 6,
 }
-PURE = ("model", "errors", "capabilities", "command_line", "options", "diagnosis", "seccomp", "report")
+PURE = ("model", "errors", "values", "capabilities", "command_line", "options", "diagnosis", "seccomp", "report")
 UNCLEAN = {"os", "subprocess", "socket", "ctypes", "pathlib", "io", "shutil"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
