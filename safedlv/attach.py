@@ -19,6 +19,7 @@ from safedlv.probe import runner
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from safedlv.command_line import CommandLine
+    from safedlv.session.launch import Delve
     from safedlv.session.listen import Listener
     from safedlv.target import Found
 
@@ -38,6 +39,8 @@ def attach(words: list[str]) -> int:
         listener = _listener(line)
         _announce(line, listener, log)
     found = _the_go_process(_the_target(line), line)
+    if line.text("via", "direct") != "direct":
+        return _beside(dlv, line, found, listener, log)
     attempt, listener = _probe(found, line, listener)
     if attempt is None or runner.refused(attempt):
         return _explain(found, attempt, listener)
@@ -101,11 +104,26 @@ def _explain(found: Found, attempt: runner.RawAttempt | None, listener: Listener
     return 1
 
 
+def _beside(dlv: str, line: CommandLine, found: Found, listener: Listener | None, log: int) -> int:
+    """The session from a container of its own beside the target."""
+    from safedlv.session import launch
+    from safedlv.sibling import sidecar
+
+    prepared = sidecar.prepare(found, dlv, line)
+    listener = listener or _listener(line)
+    launch.hold_signals()
+    return _serve(sidecar.start(prepared, found, listener), dlv, line, listener, log)
+
+
 def _session(dlv: str, line: CommandLine, found: Found, listener: Listener | None, log: int) -> int:
     from safedlv.session import launch
 
     launch.hold_signals()
-    delve = launch.start(dlv, delegate.version_of(dlv), line, found, listener)
+    return _serve(launch.start(dlv, delegate.version_of(dlv), line, found, listener), dlv, line, listener, log)
+
+
+def _serve(delve: Delve, dlv: str, line: CommandLine, listener: Listener | None, log: int) -> int:
+    """Lead clients, or the user's terminal, to a dlv that was started, until it ends; its exit code."""
     try:
         if listener is None:
             from safedlv.session.terminal import run_terminal

@@ -36,7 +36,7 @@ DLV_FLAGS = {
     "waitfor-interval": "float",
     "wd": "string",
 }
-OWN_FLAGS = {"no-proxy": "bool", "probe-timeout": "float", "debug": "bool"}
+OWN_FLAGS = {"no-proxy": "bool", "probe-timeout": "float", "via": "string", "debug": "bool"}
 LONGEST_PROBE = 3600  # seconds
 KINDS = {"bool": "true or false", "float": "a number"}
 SHORTHANDS = {"h": "help", "l": "listen", "r": "redirect"}

@@ -28,8 +28,10 @@ from safedlv.session.bystander import Bystander, ended, traces
 READY_WITHIN = 300.0  # seconds for dlv to read the debug information of a very large program
 LEAVE_WITHIN = 20.0  # seconds for dlv to halt the target, clear breakpoints and detach
 GET_VERSION = b'{"method":"RPCServer.GetVersion","params":[{}],"id":0}\n'
-DLV, CONNECTION = b"d", b"c"
-"""What is said on the lifeline: dlv's PID; the first byte of a connection, with a copy of the connection."""
+DLV, CONNECTION, CONTAINER = b"d", b"c", b"k"
+"""What is said on the lifeline: dlv's PID; the first byte of a connection, with a copy of the connection; the id of
+the container that dlv runs in and, after a space, the path of its engine's socket."""
+ENGINE_WITHIN = 30.0  # seconds for the engine to do one thing
 
 
 def start(directory: str, target: int, *, close: list[int], socket_path: str = "") -> tuple[int, socket.socket]:
@@ -68,27 +70,49 @@ class Keeper:
         self.target = target
         self.dlv = 0
         self.pidfd = -1
+        self.container: tuple[str, str] | None = None
         self.connections: list[tuple[socket.socket, bytes]] = []
 
     def keep(self, lifeline: socket.socket) -> None:
         """Listen until the lifeline ends, then end the session."""
         while True:
-            data, fds, _, _ = socket.recv_fds(lifeline, 64, 1)
+            data, fds, _, _ = socket.recv_fds(lifeline, 512, 1)
             if not data:
                 break
             if data.startswith(DLV):
                 self.dlv = int(data[1:])
                 with contextlib.suppress(ProcessLookupError):
                     self.pidfd = os.pidfd_open(self.dlv)
+            elif data.startswith(CONTAINER):
+                name, _, engine = data[1:].decode().partition(" ")
+                self.container = name, engine
             elif fds:
                 self.connections.append((socket.socket(fileno=fds[0]), data[1:]))
+        if self.container is not None:
+            self._find_dlv(*self.container)
         if self.pidfd != -1:
             self._end_dlv()
-        with contextlib.suppress(OSError):
-            for name in os.listdir(self.directory):
-                os.unlink(os.path.join(self.directory, name))
-        with contextlib.suppress(OSError):
-            os.rmdir(self.directory)
+        if self.container is not None:
+            self._remove_container(*self.container)
+        _remove(self.directory)
+
+    def _find_dlv(self, container: str, engine: str) -> None:
+        """dlv in a container, where safedlv was killed before it could tell which process that is."""
+        if self.pidfd != -1:
+            return
+        from safedlv.runtimes.engine import EngineError, inspect_container
+
+        with contextlib.suppress(EngineError, OSError, ValueError, LookupError, TypeError):
+            self.dlv = int(inspect_container(engine, container, ENGINE_WITHIN)["State"]["Pid"])
+            if self.dlv:
+                self.pidfd = os.pidfd_open(self.dlv)
+
+    @staticmethod
+    def _remove_container(container: str, engine: str) -> None:
+        from safedlv.runtimes.engine import EngineError, remove_container
+
+        with contextlib.suppress(EngineError, OSError, ValueError):  # it may be gone; `safedlv clean` removes the rest
+            remove_container(engine, container, ENGINE_WITHIN)
 
     def _end_dlv(self) -> None:
         own = self._until_ready()
@@ -101,13 +125,24 @@ class Keeper:
         for sign, patience in ((signal.SIGTERM, LEAVE_WITHIN), (signal.SIGTERM, LEAVE_WITHIN), (signal.SIGKILL, 5.0)):
             if ended(self.pidfd, 0):
                 return
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, sign)
+            self._signal(sign)
             if ended(self.pidfd, patience):
                 break
         if sign == signal.SIGKILL:  # it may have left the target with a stop
             with contextlib.suppress(OSError):
                 os.kill(self.target, SIGCONT)
+
+    def _signal(self, sign: signal.Signals) -> None:
+        try:
+            signal.pidfd_send_signal(self.pidfd, sign)
+        except ProcessLookupError:
+            return
+        except PermissionError:  # another user's, in a container: the engine may
+            from safedlv.runtimes.engine import EngineError, signal_container
+
+            if self.container is not None:
+                with contextlib.suppress(EngineError, OSError, ValueError):
+                    signal_container(self.container[1], self.container[0], sign.name, ENGINE_WITHIN)
 
     def _voice(self) -> tuple[socket.socket, bytes] | None:
         """The connection of dlv's client."""
@@ -162,6 +197,19 @@ class Keeper:
             with contextlib.suppress(OSError):
                 return socket.create_connection(("127.0.0.1", port), timeout=5)
         return None
+
+
+def _remove(directory: str) -> None:
+    """Remove a session's directory and what is in it; a container was given one directory in it, with files only."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            path = os.path.join(directory, name)
+            if os.path.isdir(path) and not os.path.islink(path):
+                _remove(path)
+            else:
+                os.unlink(path)
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)
 
 
 def _remove_socket(path: str, inode: int) -> None:

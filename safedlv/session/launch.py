@@ -92,7 +92,7 @@ def start(dlv: str, version: str | None, line: CommandLine, found: Found, listen
     Raises SafedlvError when that is impossible.
     """
     pid, terminal = found.pid, listener is None
-    directory = _private_directory()
+    directory = private_directory()
     unix = version is not None and _number(version) >= UNIX_SINCE  # TCP works with every dlv
     close = [found.procdir] if listener is None else [found.procdir, listener.sock.fileno()]
     path = listener.unix_path if listener is not None and listener.unix_path.startswith("/") else ""
@@ -152,7 +152,8 @@ def _become(argv: list[str], lifeline: socket.socket, log: int) -> None:
         os._exit(1)
 
 
-def _private_directory() -> str:
+def private_directory() -> str:
+    """The name of a session's directory, which is not there yet: short enough for a socket in it."""
     base = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  made 0700 below
     if not os.access(base, os.W_OK | os.X_OK) or len(base) > 60:  # sun_path holds 108 bytes (unix(7))
         base = "/tmp"  # noqa: S108

@@ -8,10 +8,10 @@ Nothing is pulled and nothing is needed of the target: the image holds dlv, its 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import subprocess
 import tarfile
-import tempfile
 from typing import IO, Final
 
 from attrs import frozen
@@ -64,16 +64,15 @@ def ensure(engine: Engine, toolbox: Toolbox) -> bool:
     """Make the image unless it is there; whether it was made. Raises SafedlvError, EngineError."""
     if engine.ask("list its images", lambda: engine.api.images(name=toolbox.tag)):
         return False
-    with tempfile.TemporaryFile() as archive:
-        _write(toolbox, archive)
-        archive.seek(0)
-        repository, _, tag = toolbox.tag.partition(":")
-        engine.ask(
-            f"import the image {toolbox.tag}",
-            lambda: engine.api.import_image_from_stream(
-                archive, repository=repository, tag=tag, changes=[f"LABEL {LABEL}={LAYOUT}"]
-            ),
-        )
+    archive = io.BytesIO()
+    _write(toolbox, archive)
+    repository, _, tag = toolbox.tag.partition(":")
+    engine.ask(
+        f"import the image {toolbox.tag}",
+        lambda: engine.api.import_image_from_data(
+            archive.getvalue(), repository=repository, tag=tag, changes=[f"LABEL {LABEL}={LAYOUT}"]
+        ),
+    )
     return True
 
 

@@ -24,6 +24,7 @@ RANKS = {
     "diagnosis": 1,
     "seccomp": 1,
     "report": 1,
+    "audit": 2,
     "linux": 2,
     "runtimes": 2,
     "target": 3,
