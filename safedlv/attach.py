@@ -13,8 +13,10 @@ import os
 import sys
 
 from safedlv import command_line, delegate, target
-from safedlv.errors import SafedlvError, UsageError
+from safedlv.errors import SafedlvError, UsageError, printable
 from safedlv.probe import runner
+
+DIRECT = "direct"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,11 +41,13 @@ def attach(words: list[str]) -> int:
         listener = _listener(line)
         _announce(line, listener, log)
     found = _the_go_process(_the_target(line), line)
-    if line.text("via", "direct") != "direct":
+    if _way(line) != DIRECT:
         return _beside(dlv, line, found, listener, log)
     attempt, listener = _probe(found, line, listener)
     if attempt is None or runner.refused(attempt):
-        return _explain(found, attempt, listener)
+        if listener is not None:
+            listener.close()
+        return _explain(dlv, line, found, attempt)
     if line.on("no-proxy"):
         return delegate.become(dlv, [*line.handed_on(()), str(found.pid), *line.args[1:]])
     return _session(dlv, line, found, listener, log)
@@ -67,6 +71,15 @@ def _probe(
 # ------------------------------------------------------------ the target
 
 
+def _way(line: CommandLine) -> str:
+    """What ``--via`` says. Raises SafedlvError for a way that there is not."""
+    via = line.text("via", DIRECT)
+    if via not in (DIRECT, "sidecar"):
+        hint = "--via direct, or --via sidecar; for a copy: safedlv relaunch --debuggable TARGET"
+        raise SafedlvError(f"there is no way called {printable(via)}", hint)
+    return via
+
+
 def _the_target(line: CommandLine) -> Found:
     if line.text("waitfor"):
         from safedlv.waitfor import wait_for
@@ -86,22 +99,33 @@ def _the_go_process(found: Found, line: CommandLine) -> Found:
 
     if not is_wrapper(found.procdir):
         return found
-    return offer_go_child(found, ask=delegate.on_terminal() and not line.on("headless"))
+    beside = line.text("via", "direct") != "direct"
+    return offer_go_child(found, ask=delegate.on_terminal() and not line.on("headless"), take_single=beside)
 
 
 # ------------------------------------------------------------ what follows
 
 
-def _explain(found: Found, attempt: runner.RawAttempt | None, listener: Listener | None) -> int:
-    """The probe failed: say at which step, with which errno, and what the facts say. dlv is not started."""
+def _explain(dlv: str, line: CommandLine, found: Found, attempt: runner.RawAttempt | None) -> int:
+    """The probe failed: say at which step, with which errno, and what the facts say; and what other ways there are.
+
+    On a terminal the user may choose one of them; else none is taken, and dlv is not started.
+    """
     from safedlv.doctor import wants_colour
     from safedlv.judgement import judge_attempt
     from safedlv.report.text import report
+    from safedlv.sibling.ways import SIDECAR, ways
 
-    if listener is not None:
-        listener.close()
-    sys.stderr.write(report(judge_attempt(found, attempt), colour=wants_colour(sys.stderr)))
-    return 1
+    diagnosis = judge_attempt(found, attempt)
+    sys.stderr.write(report(diagnosis, colour=wants_colour(sys.stderr)))
+    others = ways(diagnosis)
+    if not others:
+        return 1
+    from safedlv.sibling.choice import choose, listed
+
+    sys.stderr.write(listed(others))
+    chosen = choose(others) if delegate.on_terminal() and not line.on("headless") else None
+    return _beside(dlv, line, found, None, 2) if chosen == SIDECAR else 1
 
 
 def _beside(dlv: str, line: CommandLine, found: Found, listener: Listener | None, log: int) -> int:

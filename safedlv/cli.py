@@ -17,6 +17,7 @@ usage:
   safedlv doctor [TARGET] [--json|--markdown] [--tracer WHO]    can a debugger attach, and if not, why
   safedlv doctor --all [--json] [--probe]                       the same of every Go process, in a line each
   safedlv seccomp generate --for dlv --base BASE [-o FILE]      a seccomp profile under which dlv works
+  safedlv clean [--dry-run]                                     remove what killed sessions left behind
   safedlv version
 
 A TARGET is a PID, name:PATTERN (the one process whose command line matches), docker:NAME or docker:NAME/PID.
@@ -85,6 +86,10 @@ def _run(words: list[str]) -> int:
         from safedlv.seccomp_command import seccomp
 
         return seccomp(rest)
+    if command == "clean":
+        from safedlv.clean import clean
+
+        return clean(rest)
     if command in ("version", "--version"):
         sys.stdout.write(f"safedlv {__version__}\n")
         return 0

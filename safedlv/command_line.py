@@ -36,9 +36,9 @@ DLV_FLAGS = {
     "waitfor-interval": "float",
     "wd": "string",
 }
-OWN_FLAGS = {"no-proxy": "bool", "probe-timeout": "float", "via": "string", "debug": "bool"}
+OWN_FLAGS = {"no-proxy": "bool", "probe-timeout": "float", "via": "string", "toolbox-image": "string", "debug": "bool"}
 LONGEST_PROBE = 3600  # seconds
-KINDS = {"bool": "true or false", "float": "a number"}
+KINDS = {"bool": "true or false", "float": "a number", "string": "a word"}
 SHORTHANDS = {"h": "help", "l": "listen", "r": "redirect"}
 TRUE = {"1", "t", "T", "true", "TRUE", "True"}  # strconv.ParseBool
 FALSE = {"0", "f", "F", "false", "FALSE", "False"}

@@ -19,6 +19,9 @@ ADDED_HELP = """
 safedlv adds:
       --no-proxy               Probe first, then become dlv itself: nothing stands in between
       --probe-timeout float    Seconds for the target to stop when it is probed (default 2)
+      --via string             direct, or sidecar: dlv in a container of its own beside the target's
+      --toolbox-image string   The image that a sidecar runs, with dlv on its PATH (default: made from the local dlv)
+      --via string             How to reach the target: direct, or sidecar (from a container beside its container)
       --debug                  Show tracebacks of safedlv's own failures
 A target is a PID, name:PATTERN, docker:NAME or docker:NAME/PID.
 """

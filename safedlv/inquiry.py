@@ -12,12 +12,12 @@ from safedlv.errors import SafedlvError, UsageError
 from safedlv.model import CapabilitySets
 from safedlv.probe import runner
 from safedlv.probe.changes import HELD_AT_MOST_US, Investigation
-from safedlv.probe.context import Context
+from safedlv.probe.context import Context, NamespaceLink
 from safedlv.standpoint import context_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from safedlv.model import Diagnosis
+    from safedlv.model import Diagnosis, ProcessFacts
 
 UNDETERMINED = 3
 
@@ -80,8 +80,16 @@ def diagnose_from(context: Context, who: str, found: target.Found, timeout: floa
 
     capabilities = facts.status.capabilities
     permitted = capabilities.permitted if isinstance(capabilities, CapabilitySets) else 0
-    findings = investigation.run(facts.status.uid, facts.status.gid, permitted)
+    findings = investigation.run(facts.status.uid, facts.status.gid, permitted, _user_namespace(facts))
     return judge_findings(found, facts, context, who, findings)
+
+
+def _user_namespace(facts: ProcessFacts) -> NamespaceLink | None:
+    """The target's user namespace; its descriptor is not open, -1 stands for "not ours"."""
+    for link in facts.namespaces:
+        if link.kind == "user" and isinstance(link.inode, int) and isinstance(link.same, bool):
+            return NamespaceLink("user", link.inode, None if link.same else -1)
+    return None
 
 
 def diagnose_context() -> Diagnosis:

@@ -196,14 +196,14 @@ def _asked_further(evidence: Evidence, found: target.Found, facts: ProcessFacts,
         looked = tuple(Step(name, failure, 0) for name, failure in experiments.look(found))
         attempt = evolve(attempt, access=looked)
     own = read_process(os.getpid(), count_landlock_layers=True)
-    tracer = read_side(own)
+    tracer = _child_of(read_side(own))
     evidence = evolve(
         evidence,
         attempt=attempt,
         filtered=_filtered(own),
         nobody=experiments.ask_nobody(),
         own_child=attempt_of(experiments.attempt_on_own_child()),
-        stranger=experiments.attach_stranger() if own.modules.yama_scope not in (None, 0) else None,
+        stranger=experiments.open_stranger() if own.modules.yama_scope not in (None, 0) else None,
         kernel_log=_logged(prober),
         rulings=_rulings(tracer, facts),
         same_filesystem_ids=_same_filesystem_ids(tracer),
@@ -246,14 +246,24 @@ def _rulings(tracer: Side, facts: ProcessFacts, *, beyond: bool = False) -> tupl
 
 
 def _owned(tracer: Side, facts: ProcessFacts) -> Side:
-    """The tracer with the target's real ids, and with its capabilities besides the own ones."""
-    uid, gid, theirs = facts.status.uid, facts.status.gid, facts.status.capabilities
-    ours = tracer.capabilities
-    if isinstance(uid, Unknown) or isinstance(gid, Unknown):
-        return evolve(tracer, uid=uid, gid=gid)
+    """The tracer as the target's user, in its user namespace, and with its capabilities too (but CAP_SYS_PTRACE)."""
+    uid, gid, theirs, ours = facts.status.uid, facts.status.gid, facts.status.capabilities, tracer.capabilities
+    user_ns = read_side(facts).user_ns
+    owner = evolve(tracer, uid=uid, gid=gid, user_ns=user_ns)
+    if isinstance(uid, Ids) and isinstance(gid, Ids):
+        owner = evolve(owner, uid=Ids(*[uid.real] * 4), gid=Ids(*[gid.real] * 4))
     if isinstance(theirs, CapabilitySets) and isinstance(ours, CapabilitySets):
-        ours = evolve(ours, permitted=ours.permitted | without_power(theirs.permitted))
-    return evolve(tracer, uid=Ids(*[uid.real] * 4), gid=Ids(*[gid.real] * 4), capabilities=ours)
+        own = ours.permitted if user_ns == tracer.user_ns else without_power(ours.permitted)
+        held = own | without_power(theirs.permitted)
+        owner = evolve(owner, capabilities=evolve(ours, permitted=held, effective=held))
+    return owner
+
+
+def _child_of(side: Side) -> Side:
+    """A process that this one starts: the probe's, or dlv. It is nobody's ancestor yet, which Yama asks for."""
+    above, own = side.ancestors, side.tgid
+    known = (own, *above) if isinstance(above, tuple) and isinstance(own, int) else side.ancestors
+    return evolve(side, pid=NOBODY, tgid=NOBODY, ancestors=known)
 
 
 def _same_filesystem_ids(tracer: Side) -> bool:

@@ -55,13 +55,19 @@ def _is_go_program(pid: int) -> bool:
         os.close(procdir)
 
 
-def offer_go_child(found: Found, *, ask: bool) -> Found:
-    """The Go child of a wrapper, if the user at the terminal wants it; else the wrapper, with a line that says so."""
+def offer_go_child(found: Found, *, ask: bool, take_single: bool = False) -> Found:
+    """The Go child of a wrapper, if the user at the terminal wants it; else the wrapper, with a line that says so.
+
+    ``take_single``: where nobody can be asked, the child is taken if there is just one.
+    """
     children = go_children(found.pid)
     if not children:
         return found
     named = ", ".join(f"{pid} ({printable(target.command_line_of(pid), 60)})" for pid in children[:5])
     sys.stderr.write(f"safedlv: process {found.pid} is a wrapper, no Go program of yours; behind it runs {named}\n")
+    if not ask and take_single and len(children) == 1:
+        sys.stderr.write(f"  process {children[0]} is what will be debugged\n")
+        return _instead(found, children[0])
     if not ask:
         sys.stderr.write(f"  to debug that: safedlv attach {children[0]}\n")
         return found
@@ -69,5 +75,9 @@ def offer_go_child(found: Found, *, ask: bool) -> Found:
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("", "y", "yes"):
         return found
+    return _instead(found, children[0])
+
+
+def _instead(found: Found, child: int) -> Found:
     found.close()
-    return target.find(children[0])
+    return target.find(child, found.container)

@@ -57,8 +57,8 @@ class Evidence(Value):
     same_filesystem_ids: bool = True
     """The tracer's filesystem ids, which /proc looks at, are its real ids, which ptrace looks at."""
     stranger: tuple[str | None, str | None] | None = None
-    """PTRACE_ATTACH of a process of the tracer's own that is no descendant of it, before and after that process named
-    any tracer with PR_SET_PTRACER: the errno's names, None where it passed."""
+    """Opening /proc/PID/mem of a process of the tracer's own that is no descendant of it, before and after that process
+    named any tracer with PR_SET_PTRACER: the errno's names, None where it opened. None: not tried."""
     kernel_log: tuple[str, ...] = ()
     """What the kernel logged about the probe's process, where that may be read."""
     outside: bool = False

@@ -97,7 +97,7 @@ def signal_access(e: Evidence) -> Cause | None:
     """ptrace would do, and the target's threads may not be signalled, though a child of our own may."""
     own = {step.step: step for step in e.own_child.needs} if e.own_child else {}
     failed = [step for step in _failed_needs(e) if step.errno in DENIALS]
-    filtered = "tgkill" in dict(refused_by_filter(e)) or ("tgkill" in own and not own["tgkill"].ok)
+    filtered = "tgkill" in dict(refused_by_filter(e))
     refused = [step for step in failed if step.step == "kill" or (step.step == "tgkill" and not filtered)]
     if not refused:
         return None
@@ -150,16 +150,16 @@ def _what_refused(e: Evidence, tried: Attempt | None, rulings: Iterable[Ruling],
     answering = [r for r in open_still if r.errno == failed.errno]
     if not refusing and len(answering) == 1 and not _a_filter_may_have(e):
         refusing = answering
-    elif not refusing and tried is not None and not tried.may(*READING):
-        refusing = _keeps_from_reading(open_still)
+    if tried is not None and not tried.may(*READING):
+        refusing += [r for r in _keeps_from_reading(open_still) if r not in refusing]
     alone = len(answering) == 1
     return [_by_rule(e, ruling, failed, alone=alone) for ruling in refusing if ruling.id not in known]
 
 
 def _keeps_from_reading(open_still: list[Ruling]) -> list[Ruling]:
-    """The one layer that may keep the tracer from reading the target, which no filter on ptrace(2) has a say in."""
-    found = [ruling for ruling in open_still if ruling.id in STANDING]
-    return found if len(found) == 1 else []
+    """The one layer that may keep the tracer from reading the target: neither Yama nor a filter on ptrace(2) can."""
+    found = [ruling for ruling in open_still if ruling.id in STANDING | set(MODULES)]
+    return found if len(found) == 1 and found[0].id in STANDING else []
 
 
 def _by_rule(e: Evidence, ruling: Ruling, failed: Step, *, alone: bool) -> Cause:
@@ -181,23 +181,13 @@ def _refuses_but_for_a_name(e: Evidence, ruling: Ruling) -> bool:
 
 
 def _yama_tests(e: Evidence) -> tuple[str, ...]:
-    """What showed that Yama refuses this tracer: on processes of its own, which no other layer protects from it."""
-    if not e.attach_reaches_the_kernel:
+    """What showed that Yama refuses this tracer: on a process of its own, which no other layer protects from it."""
+    if e.stranger is None or e.stranger[0] is None:
         return ()
-    own = e.own_child
-    if own is not None and own.failed is not None and own.failed.errno == "EPERM" and not _waits_in_vain(own):
-        return ("PTRACE_ATTACH of a child of our own: EPERM, and no seccomp filter answers so",)
-    if e.stranger == ("EPERM", None):
-        return (
-            "PTRACE_ATTACH of a process of our own that is no descendant of the tracer: EPERM",
-            "the same after it named any tracer with PR_SET_PTRACER, which only Yama looks at: passes",
-        )
-    return ()
-
-
-def _waits_in_vain(attempt: Attempt) -> bool:
-    """The attach passed, and a filter kept the tracer from waiting for the stop."""
-    return any(step.step == "wait4" for step in attempt.needs)
+    met = f"opening /proc/PID/mem of a process of our own that is no descendant of the tracer: {e.stranger[0]}"
+    if e.stranger[1] is None:
+        return met, "the same after it named any tracer with PR_SET_PTRACER, which only Yama looks at: passes"
+    return (met,)
 
 
 def _a_filter_may_have(e: Evidence) -> bool:
@@ -208,15 +198,14 @@ def _a_filter_may_have(e: Evidence) -> bool:
 def cleared(e: Evidence) -> frozenset[str]:
     """Layers that were seen to let the tracer pass: they do not refuse, whatever the rules say."""
     found = {module for module, _, attempt in e.only_labels if attempt.passed}
-    owner = e.as_owner
-    if owner is not None and owner.passed:
-        found |= STANDING - {"credentials", "capability-excess"} | {"yama"}
-    for attempt in filter(None, (e.attempt, e.only_standing, owner)):
-        own_ids = attempt is not owner and e.same_filesystem_ids
+    for attempt in filter(None, (e.attempt, e.only_standing)):
         if attempt.may(*READING, *ATTACHING):
-            found |= STANDING if own_ids else STANDING - {"credentials"}
+            found |= STANDING if e.same_filesystem_ids else STANDING - {"credentials"}
         if attempt.may(*ATTACHING):
             found |= {"yama", *MODULES} if attempt is e.attempt else {"yama"}
+    if e.as_owner is not None:  # ids, capabilities and user namespace are others there
+        found |= {"not-dumpable"} if e.as_owner.passed or e.as_owner.may(*READING, *ATTACHING) else set()
+        found |= {"yama"} if e.as_owner.passed or e.as_owner.may(*ATTACHING) else set()
     return frozenset(found)
 
 
@@ -231,9 +220,11 @@ def is_beyond_our_namespace(e: Evidence, tracer: Side, maps_ids_otherwise: bool)
         return False
     if e.attempt is None or e.attempt.may(*READING, *ATTACHING) or isinstance(tracer.user_ns, Unknown):
         return False
-    others = ("landlock", "yama", "kernel-thread", "self-attach", "zombie", "already-traced")
+    others = ("landlock", "kernel-thread", "self-attach", "zombie", "already-traced")
     if any(ruling.answer != ALLOWS for ruling in e.rulings if ruling.id in others):
         return False
+    if any("reboot" in ruling.satisfied_by for ruling in e.rulings if ruling.id == "yama"):
+        return False  # Yama's other scopes let pass whoever has the power
     nested = tracer.user_ns[0].inode != INITIAL_USER_NAMESPACE
     return maps_ids_otherwise or (nested and effective(tracer, "sys_ptrace") is True)
 
@@ -262,11 +253,12 @@ def refused_by_filter(e: Evidence) -> Iterator[tuple[str, str]]:
     if e.filtered is False:
         return
     yield from ((step, answer) for step, answer in e.nobody if answer != "ESRCH")
-    for step in (*e.own_child.steps, *e.own_child.needs, *e.own_child.access) if e.own_child else ():
+    heard = {step for step, answer in e.nobody if answer == "ESRCH"}
+    for step in (*e.own_child.steps, *e.own_child.needs) if e.own_child else ():
         if step.ok or step.errno == "TIMEOUT" or step.step not in CALLS:
             continue
-        if step.step != "attach" or not (e.attach_reaches_the_kernel and step.errno in DENIALS):
-            yield step.step, str(step.errno)  # an attach that the kernel refuses may be Yama's doing
+        if step.errno == "ESRCH" or step.step not in heard:  # the child lives: ESRCH is a filter's word, too
+            yield step.step, str(step.errno)
 
 
 def _failed_needs(e: Evidence) -> Iterator[Step]:
@@ -277,8 +269,10 @@ def _failed_needs(e: Evidence) -> Iterator[Step]:
     """
     for attempt in (e.attempt, e.only_standing, *(attempt for _, _, attempt in e.only_labels)):
         yield from (step for step in attempt.needs if not step.ok) if attempt else ()
-    if e.attempt is not None and e.only_standing is None and _has_the_power(e):
-        yield from (step for step in e.attempt.access if not step.ok)
+    looked = e.only_standing or e.attempt
+    if looked is not None and _has_the_power(e):
+        # mem asks what an attach asks: Yama or a module may keep it shut, and then the attach is what they refuse
+        yield from (step for step in looked.access if not step.ok and step.step not in ATTACHING)
 
 
 def _has_the_power(e: Evidence) -> bool:

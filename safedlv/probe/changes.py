@@ -19,7 +19,7 @@ from attrs import evolve, field, frozen
 
 from safedlv.capabilities import capability_mask, capability_names
 from safedlv.model import Ids, Unknown
-from safedlv.probe.context import Context
+from safedlv.probe.context import Context, NamespaceLink
 from safedlv.probe.elsewhere import Begun, Experiment, probe_from
 from safedlv.probe.experiments import own_child
 from safedlv.probe.runner import RawAttempt, refused
@@ -53,7 +53,7 @@ class Findings(Value):
     only_standing: RawAttempt | None = None
     """Ids, capabilities and user namespace in place, filters and labels out of the way."""
     as_owner: RawAttempt | None = None
-    """As the target's own user, with the tracer's capabilities, filters and labels out of the way."""
+    """As the target's user, in its user namespace and with its capabilities too (but CAP_SYS_PTRACE); else freed."""
     unrestricted: RawAttempt | None = None
     """One that passed, with as few layers in place as it took; or, refused, one with every layer out of the way."""
     freed_by: str = ""
@@ -92,8 +92,13 @@ class Investigation:
         """Start the plain attempt, which :meth:`run` waits for; the caller may do other things meanwhile."""
         self.begun = Begun(self.context, self.pid, self.timeout)
 
-    def run(self, uid: Ids | Unknown, gid: Ids | Unknown, permitted: int = 0) -> Findings:
-        """Try plainly; if that is refused, with layers changed. ``uid``, ``gid``, ``permitted``: the target's."""
+    def run(
+        self, uid: Ids | Unknown, gid: Ids | Unknown, permitted: int = 0, user_ns: NamespaceLink | None = None
+    ) -> Findings:
+        """Try plainly; if that is refused, with layers changed. All arguments are the target's.
+
+        ``permitted``: its permitted capabilities; ``user_ns``: its user namespace, with ``fd`` None when it is ours.
+        """
         plain = self._note(self.context, PLAINLY, self.begun.result() if self.begun else self._probe(self.context))
         outside = plain.inner_pid is None
         if _never_stops(plain.attempt) or not (outside or (plain.attempt[0] and refused(plain.attempt))):
@@ -112,7 +117,8 @@ class Investigation:
         needed += [_as_labelled(m) for m, _, attempt in labels if _is_refused(attempt)]
         ways = personal_changes(base, uid, gid, self.root) if _is_refused(standing) else []
         fix = self._smallest(needed, ways)
-        as_owner = self._as_owner(base, uid, gid, permitted) if _is_refused(standing) else None
+        at_attach = standing is not None and any(failure for _, failure, _ in standing[0][:1])
+        as_owner = self._as_owner(base, uid, gid, permitted, user_ns) if at_attach else None
         freed_by, unrestricted = self._passed() or (FREELY, self._attempt(relaxed(base), FREELY))
         if base.filters and unrestricted is not None and refused(unrestricted):
             filters, unrestricted, freed_by = self._filters_elsewhere(base)
@@ -144,11 +150,19 @@ class Investigation:
                 return None  # nothing that can be changed here helps
         return None
 
-    def _as_owner(self, base: Context, uid: Ids | Unknown, gid: Ids | Unknown, permitted: int) -> RawAttempt | None:
-        """Whether more than ids and capabilities stands in the way, where they do."""
-        if not isinstance(uid, Ids) or not isinstance(gid, Ids):
+    def _as_owner(
+        self, base: Context, uid: Ids | Unknown, gid: Ids | Unknown, permitted: int, user_ns: NamespaceLink | None
+    ) -> RawAttempt | None:
+        """Whether more than ids, user namespace and capabilities stands in the way, where they do."""
+        if not isinstance(uid, Ids) or not isinstance(gid, Ids) or user_ns is None:
             return None
-        owner = _bare(base).as_user(uid.real, gid.real).with_capability(*capability_names(without_power(permitted)))
+        owner = _bare(base).as_user(uid.real, gid.real)
+        if not any(link.kind == "user" and link.inode == user_ns.inode for link in base.namespaces):
+            if user_ns.fd is not None:  # neither the tracer's nor ours
+                return None
+            # What the tracer holds is nothing over the target, so the one power that is over everything goes.
+            owner = owner.without_namespaces("user").without_capability("sys_ptrace")
+        owner = owner.with_capability(*capability_names(without_power(permitted)))
         return self._attempt(owner, f"as uid {uid.real}, gid {gid.real}, with the target's capabilities")
 
     def _filters_elsewhere(self, base: Context) -> tuple[RawAttempt | None, RawAttempt | None, str]:

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from safedlv import target
 from safedlv.linux import confine, tracing
-from safedlv.linux.tracing import PTRACE_ATTACH, PTRACE_DETACH, WALL, ptrace
+from safedlv.linux.tracing import PTRACE_ATTACH, ptrace
 from safedlv.probe import runner
 from safedlv.probe.sequence import LOOKED, Progress, Sequence
 
@@ -52,11 +52,12 @@ def look(found: target.Found) -> tuple[tuple[str, str | None], ...]:
     return tuple((name.removeprefix(LOOKED), failure) for name, failure, _ in sequence.needs)
 
 
-def attach_stranger() -> tuple[str | None, str | None] | None:
-    """What PTRACE_ATTACH of a process of our own gives that is no descendant of its tracer: the errno's name or None.
+def open_stranger() -> tuple[str | None, str | None]:
+    """What opening /proc/PID/mem of a process of our own gives that is no descendant of the opener: errno's name, None.
 
-    Twice: as it is, and after that process let any tracer trace it with PR_SET_PTRACER, of which Yama alone takes
-    notice (security/yama/yama_lsm.c). None where there is no Yama. Tracer and process are two children of ours.
+    The kernel asks for it what it asks for an attach (PTRACE_MODE_ATTACH), and nothing is stopped. Twice: as it is, and
+    after that process let any tracer trace it with PR_SET_PTRACER, of which Yama alone takes notice
+    (security/yama/yama_lsm.c). Opener and process are two children of ours.
     """
     commands, to_stranger = os.pipe()
     answers, from_stranger = os.pipe()
@@ -67,11 +68,10 @@ def attach_stranger() -> tuple[str | None, str | None] | None:
     os.close(commands)
     os.close(from_stranger)
     try:
-        plain = _in_a_child(lambda: _attach_and_let_go(stranger))
+        plain = _in_a_child(lambda: _open_memory(stranger))
         os.write(to_stranger, b"n")
-        if os.read(answers, 1) != b"n":
-            return None
-        return plain, _in_a_child(lambda: _attach_and_let_go(stranger))
+        os.read(answers, 1)
+        return plain, _in_a_child(lambda: _open_memory(stranger))
     finally:
         os.close(to_stranger)
         os.close(answers)
@@ -88,10 +88,8 @@ def _obey(commands: int, answers: int) -> NoReturn:
         os._exit(0)
 
 
-def _attach_and_let_go(pid: int) -> None:
-    ptrace(PTRACE_ATTACH, pid)
-    os.waitpid(pid, WALL)
-    ptrace(PTRACE_DETACH, pid)
+def _open_memory(pid: int) -> None:
+    os.close(os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC))
 
 
 def _in_a_child(call: Callable[[], object]) -> str | None:

@@ -67,9 +67,13 @@ def signal_container(path: str, name: str, signal: str, seconds: float) -> None:
     _expect(_ask(path, _request("POST", f"/containers/{name}/kill?signal={signal}"), seconds), b"204")
 
 
-def remove_container(path: str, name: str, seconds: float) -> None:
-    """Kill the container if it runs, and remove it with its anonymous volumes. Raises as :func:`inspect_container`."""
-    _expect(_ask(path, _request("DELETE", f"/containers/{name}?force=1&v=1"), seconds), b"204")
+def remove_container(path: str, name: str, seconds: float, *, force: bool = True) -> None:
+    """Remove the container with its anonymous volumes; with ``force`` it is killed first if it runs.
+
+    Without, the engine refuses one that runs (409), and one that is about to be started never runs: it settles which
+    comes first. Raises as :func:`inspect_container`.
+    """
+    _expect(_ask(path, _request("DELETE", f"/containers/{name}?force={force:d}&v=1"), seconds), b"204")
 
 
 def inspect_container(path: str, name: str, seconds: float) -> Any:

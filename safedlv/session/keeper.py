@@ -8,7 +8,7 @@ dlv. While safedlv lives it does nothing else. When the lifeline ends (safedlv w
    a command, halts and detaches in one go, and often leaves its SIGTRAP queued: the target dies of it;
 3. tells dlv to detach, on a connection that it has, or with SIGTERM where there is none: it clears its breakpoints,
    detaches and ends (service/rpccommon/server.go);
-4. removes the session's directory.
+4. removes the container that dlv ran in, where it did, and the session's directory.
 
 Since it holds the connections too, dlv does not notice that safedlv was killed until all this is done.
 """
@@ -28,10 +28,13 @@ from safedlv.session.bystander import Bystander, ended, traces
 READY_WITHIN = 300.0  # seconds for dlv to read the debug information of a very large program
 LEAVE_WITHIN = 20.0  # seconds for dlv to halt the target, clear breakpoints and detach
 GET_VERSION = b'{"method":"RPCServer.GetVersion","params":[{}],"id":0}\n'
-DLV, CONNECTION, CONTAINER = b"d", b"c", b"k"
-"""What is said on the lifeline: dlv's PID; the first byte of a connection, with a copy of the connection; the id of
-the container that dlv runs in and, after a space, the path of its engine's socket."""
+DLV, CONNECTION, CONTAINER, MADE = b"d", b"c", b"k", b"m"
+"""What is said on the lifeline: dlv's PID; the first byte of a connection, with a copy of the connection; the name of
+the container that dlv will run in and, after a space, the path of its engine's socket; that the engine has made it."""
 ENGINE_WITHIN = 30.0  # seconds for the engine to do one thing
+INSIDE = "session"
+"""The directory in the session's that a container is given."""
+NOT_FOUND = 404
 
 
 def start(directory: str, target: int, *, close: list[int], socket_path: str = "") -> tuple[int, socket.socket]:
@@ -71,6 +74,8 @@ class Keeper:
         self.dlv = 0
         self.pidfd = -1
         self.container: tuple[str, str] | None = None
+        """Its name, and its engine's socket."""
+        self.made = False
         self.connections: list[tuple[socket.socket, bytes]] = []
 
     def keep(self, lifeline: socket.socket) -> None:
@@ -84,35 +89,58 @@ class Keeper:
                 with contextlib.suppress(ProcessLookupError):
                     self.pidfd = os.pidfd_open(self.dlv)
             elif data.startswith(CONTAINER):
-                name, _, engine = data[1:].decode().partition(" ")
+                name, _, engine = os.fsdecode(data[1:]).partition(" ")
                 self.container = name, engine
+            elif data.startswith(MADE):
+                self.made = True
             elif fds:
                 self.connections.append((socket.socket(fileno=fds[0]), data[1:]))
-        if self.container is not None:
-            self._find_dlv(*self.container)
+        self.end()
+
+    def end(self) -> None:
+        """End the session: dlv, its container, its directory."""
+        if self.container is not None and self.pidfd == -1:
+            self._forestall(*self.container)
         if self.pidfd != -1:
             self._end_dlv()
         if self.container is not None:
             self._remove_container(*self.container)
         _remove(self.directory)
 
-    def _find_dlv(self, container: str, engine: str) -> None:
-        """dlv in a container, where safedlv was killed before it could tell which process that is."""
-        if self.pidfd != -1:
-            return
-        from safedlv.runtimes.engine import EngineError, inspect_container
+    def _forestall(self, container: str, engine: str) -> None:
+        """Remove a container before it runs, or find the dlv in it: safedlv was killed before it could tell.
 
-        with contextlib.suppress(EngineError, OSError, ValueError, LookupError, TypeError):
-            self.dlv = int(inspect_container(engine, container, ENGINE_WITHIN)["State"]["Pid"])
-            if self.dlv:
+        What safedlv asked of the engine last may still be under way, so there may be no container yet.
+        """
+        from safedlv.runtimes.engine import EngineError, inspect_container, remove_container
+
+        deadline = time.monotonic() + ENGINE_WITHIN
+        while self.pidfd == -1 and self.container is not None and time.monotonic() < deadline:
+            try:
+                remove_container(engine, container, ENGINE_WITHIN, force=False)
+                self._removed(container)
+            except EngineError as error:
+                if error.status == NOT_FOUND and self.made:
+                    self.container = None
+            except (OSError, ValueError):
+                pass
+            with contextlib.suppress(EngineError, OSError, ValueError, LookupError, TypeError):
+                self.dlv = int(inspect_container(engine, container, ENGINE_WITHIN)["State"]["Pid"])
                 self.pidfd = os.pidfd_open(self.dlv)
+            time.sleep(0.02)
 
-    @staticmethod
-    def _remove_container(container: str, engine: str) -> None:
+    def _remove_container(self, container: str, engine: str) -> None:
         from safedlv.runtimes.engine import EngineError, remove_container
 
         with contextlib.suppress(EngineError, OSError, ValueError):  # it may be gone; `safedlv clean` removes the rest
             remove_container(engine, container, ENGINE_WITHIN)
+            self._removed(container)
+
+    def _removed(self, container: str) -> None:
+        from safedlv.audit import audit
+
+        self.container = None
+        audit("removed", f"container {container}")
 
     def _end_dlv(self) -> None:
         own = self._until_ready()
@@ -186,13 +214,14 @@ class Keeper:
 
     def _connect(self) -> socket.socket | None:
         """A connection to dlv's private address, or None while (or when) it does not listen."""
-        unix = socket.socket(socket.AF_UNIX)
-        try:
-            unix.connect(os.path.join(self.directory, "dlv"))
-        except OSError:
-            unix.close()
-        else:
-            return unix
+        for where in ("", INSIDE):
+            unix = socket.socket(socket.AF_UNIX)
+            try:
+                unix.connect(os.path.join(self.directory, where, "dlv"))
+            except OSError:
+                unix.close()
+            else:
+                return unix
         for port in listening_ports(self.dlv):
             with contextlib.suppress(OSError):
                 return socket.create_connection(("127.0.0.1", port), timeout=5)
@@ -200,16 +229,25 @@ class Keeper:
 
 
 def _remove(directory: str) -> None:
-    """Remove a session's directory and what is in it; a container was given one directory in it, with files only."""
+    """Remove a session's directory and what is in it."""
+    _empty(os.path.join(directory, INSIDE))
     with contextlib.suppress(OSError):
-        for name in os.listdir(directory):
-            path = os.path.join(directory, name)
-            if os.path.isdir(path) and not os.path.islink(path):
-                _remove(path)
-            else:
-                os.unlink(path)
+        os.rmdir(os.path.join(directory, INSIDE))
+    _empty(directory)
     with contextlib.suppress(OSError):
         os.rmdir(directory)
+
+
+def _empty(directory: str) -> None:
+    """Remove the files in a directory. A container may have written there: no link in it leads us anywhere."""
+    with contextlib.suppress(OSError):
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            for name in os.listdir(fd):
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)
 
 
 def _remove_socket(path: str, inode: int) -> None:

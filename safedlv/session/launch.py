@@ -93,7 +93,7 @@ def start(dlv: str, version: str | None, line: CommandLine, found: Found, listen
     """
     pid, terminal = found.pid, listener is None
     directory = private_directory()
-    unix = version is not None and _number(version) >= UNIX_SINCE  # TCP works with every dlv
+    unix = listens_on_unix(version)  # TCP works with every dlv
     close = [found.procdir] if listener is None else [found.procdir, listener.sock.fileno()]
     path = listener.unix_path if listener is not None and listener.unix_path.startswith("/") else ""
     keeper_pid, lifeline = keeper.start(directory, pid, close=close, socket_path=path)
@@ -158,6 +158,11 @@ def private_directory() -> str:
     if not os.access(base, os.W_OK | os.X_OK) or len(base) > 60:  # sun_path holds 108 bytes (unix(7))
         base = "/tmp"  # noqa: S108
     return os.path.join(base, f"safedlv-{os.getpid()}-{os.urandom(6).hex()}")
+
+
+def listens_on_unix(version: str | None) -> bool:
+    """Whether a dlv of that version can listen on a unix socket; not known counts as no."""
+    return version is not None and _number(version) >= UNIX_SINCE
 
 
 def _number(version: str) -> tuple[int, int]:

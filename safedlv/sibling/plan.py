@@ -19,7 +19,9 @@ from safedlv.values import Value
 LABEL: Final = "safedlv.sidecar"
 """The label of every sidecar; its value is the target's container."""
 OWNER: Final = "safedlv.owner"
-"""The label that says whose it is: the PID and start time of the keeper that ends it."""
+"""The label that says whose it is: the keeper that ends it, and its safedlv (sweep.py)."""
+PROCESS: Final = "safedlv.process"
+"""The label with the target's PID as safedlv's machine numbers it."""
 PIDS: Final = 128
 SESSION: Final = "/session"
 ARCHITECTURES: Final = ("SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM")
@@ -43,6 +45,8 @@ class Sidecar(Value):
 
     target: str
     """The target's container: name or id."""
+    process: int
+    """The target's PID as we see it."""
     inner_pid: int
     """The target's PID in the namespace that the sidecar joins."""
     image: str
@@ -58,6 +62,7 @@ class Sidecar(Value):
     """The profile, where the sidecar must have the target's; None: the engine's default."""
     user_namespace: str = ""
     """``host`` where the target's container was started so."""
+    name: str = ""
     owner: str = ""
 
     def describe(self) -> tuple[str, ...]:
@@ -67,11 +72,15 @@ class Sidecar(Value):
             (
                 f"start a container of the image {self.image} that shares the PID namespace of {self.target}, as "
                 f"uid {self.user[0]}, gid {self.user[1]}, with {capabilities}, no network, a read-only root, no new "
-                f"privileges, a seccomp filter made for dlv, at most {self.memory >> 20} MiB and {PIDS} threads"
+                f"privileges, a seccomp filter made for dlv, {self._profile()}at most {self.memory >> 20} MiB of "
+                f"memory and {PIDS} threads"
             ),
             f"mount {self.directory} there, for the socket that leads to dlv",
             "remove the container at the end; the target's container is not touched",
         )
+
+    def _profile(self) -> str:
+        return f"the AppArmor profile {self.apparmor} as the target, " if self.apparmor else ""
 
     def config(self) -> dict[str, Any]:
         """The body of the engine's request to make it."""
@@ -83,11 +92,11 @@ class Sidecar(Value):
             "Cmd": list(self.command[1:]),
             "User": f"{self.user[0]}:{self.user[1]}",
             "WorkingDir": "/",
-            "Env": ["HOME=/tmp", "PATH=/toolbox"],
+            "Env": ["HOME=/tmp"],
             "AttachStdout": True,
             "AttachStderr": True,
             "NetworkDisabled": True,
-            "Labels": {LABEL: self.target, OWNER: self.owner},
+            "Labels": {LABEL: self.target, OWNER: self.owner, PROCESS: str(self.process)},
             "HostConfig": {
                 "PidMode": f"container:{self.target}",
                 "NetworkMode": "none",
@@ -96,6 +105,7 @@ class Sidecar(Value):
                 "CapAdd": [name.upper() for name in self.capabilities],
                 "SecurityOpt": security,
                 "ReadonlyRootfs": True,
+                "Init": False,
                 "Tmpfs": {"/tmp": "rw,nosuid,nodev,noexec,size=16m"},  # noqa: S108  in the container: dlv's configuration
                 "Mounts": [{"Type": "bind", "Source": self.directory, "Target": SESSION}],
                 "Memory": self.memory,

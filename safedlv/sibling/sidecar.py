@@ -1,43 +1,48 @@
 """dlv in a container of its own beside the target: prepared as a plan, then started, led to us, and removed.
 
 Theory of operation: the session's private directory holds one directory that the container is given; dlv makes its
-socket there, and writes its log into a FIFO. The keeper is told of the container before it is started, so that
-whatever becomes of safedlv, dlv leaves the target in order and the container is removed. What is killed together
-with its keeper is found by its label and removed by the next run, or by ``safedlv clean``.
+socket there, and writes its log into a FIFO. The keeper is told of the container before it is made, so that whatever
+becomes of safedlv, dlv leaves the target in order and the container is removed. What is killed together with its
+keeper is found by its label and ended by the next run, or by ``safedlv clean`` (sweep.py).
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
 import socket
+import struct
+import sys
 import time
+from collections.abc import Iterator
 from typing import Any, Final
+
+from attrs import evolve
 
 from safedlv.audit import audit
 from safedlv.command_line import CommandLine
+from safedlv.delegate import version_of
 from safedlv.errors import SafedlvError, printable
-from safedlv.facts.credentials import parse_id_map
-from safedlv.facts.process import read_process
-from safedlv.facts.procfs import ProcDir
-from safedlv.model import Ids
 from safedlv.probe import runner
 from safedlv.runtimes.docker import Engine, inspect
 from safedlv.runtimes.engine import EngineError, unix_socket
 from safedlv.session import keeper
 from safedlv.session.bystander import ended
-from safedlv.session.launch import Delve, arguments, private_directory
+from safedlv.session.launch import Delve, arguments, listens_on_unix, private_directory
 from safedlv.session.listen import Listener
+from safedlv.sibling import needs
 from safedlv.sibling.plan import SESSION, Sidecar
-from safedlv.sibling.privilege import Privilege, foretold, inner, tried
-from safedlv.sibling.toolbox import Toolbox, ensure, toolbox_of
+from safedlv.sibling.sweep import owner_label, sweep
+from safedlv.sibling.toolbox import Toolbox, ensure, given_image, is_there, toolbox_of
 from safedlv.target import Found
 
-INSIDE: Final = "session"
-"""The directory in the session's that the container is given."""
 LOG: Final = "log"
-BASE_MEMORY: Final = 256 << 20
-BYTES_PER_BYTE: Final = 12
-"""Memory that dlv may take for each byte of the program: it took 10 for a small one, 6 for a large one."""
+LOG_BYTES: Final = 1 << 20  # what a FIFO may hold for one without privilege (/proc/sys/fs/pipe-max-size, pipe(7))
+KILLED: Final = 137
+ENDS_WITHIN: Final = 2.0
+"""Seconds for a target to end after the dlv that its PID namespace took along, and for an engine to notice an end."""
 
 
 class Prepared:
@@ -45,94 +50,149 @@ class Prepared:
 
     def __init__(self, engine: Engine, toolbox: Toolbox, plan: Sidecar, verified: bool) -> None:
         self.engine, self.toolbox, self.plan, self.verified = engine, toolbox, plan, verified
+        self.made_before = is_there(engine, toolbox)
 
     def describe(self) -> tuple[str, ...]:
         """What it will do, and how it is known to be enough."""
         tried_it = "the probe passes from there" if self.verified else "not tried: that takes root"
-        return (self.toolbox.describe(), *self.plan.describe(), f"privilege: the least that is needed ({tried_it})")
+        image = () if self.made_before else (self.toolbox.describe(),)
+        return (*image, *self.plan.describe(), f"privilege: the least that is needed ({tried_it})")
 
 
 def prepare(found: Found, dlv: str, line: CommandLine) -> Prepared:
-    """Work out a sidecar for a target in a container; changes nothing. Raises SafedlvError with why it cannot be."""
-    container = found.container
-    if container is None:
+    """Work out a sidecar for a target in a container. Raises SafedlvError with why it cannot be.
+
+    Changes nothing, but that sidecars whose safedlv was killed are ended first: one might hold the target.
+    """
+    container = _container(found, line)
+    document = inspect(container)
+    if document["State"].get("Paused"):
+        raise SafedlvError(f"container {printable(container)} is paused", f"docker unpause {printable(container)}")
+    engine = Engine()
+    with _in_sentences():
+        for done in sweep(engine):
+            sys.stderr.write(f"safedlv: {done}\n")
+        toolbox = _toolbox(engine, dlv, found, line)
+    first = int(document["State"]["Pid"])
+    user = needs.user_inside(found.pid, first)
+    privilege = needs.least_privilege(found, first, user, line.number("probe-timeout", runner.STOP_WITHIN))
+    pid = needs.pid_inside(found)
+    plan = Sidecar(
+        target=document["Id"],
+        process=found.pid,
+        inner_pid=pid,
+        image=toolbox.tag,
+        command=_command(toolbox, line, pid),
+        user=privilege.user,
+        capabilities=privilege.capabilities,
+        directory=os.path.join(private_directory(), keeper.INSIDE),
+        memory=needs.memory_limit(found),
+        apparmor=document.get("AppArmorProfile") or None,
+        user_namespace=(document.get("HostConfig") or {}).get("UsernsMode") or "",
+        name=f"safedlv-sidecar-{os.urandom(6).hex()}",
+    )
+    with _in_sentences():
+        return Prepared(engine, toolbox, plan, privilege.verified)
+
+
+def _container(found: Found, line: CommandLine) -> str:
+    if found.container is None:
         raise SafedlvError("a sidecar stands beside a container", "name the target as docker:NAME")
     if unix_socket() is None:
         raise SafedlvError(
             "the Docker Engine is reached over a network: a sidecar's socket would lie on its machine",
             "run safedlv there",
         )
-    document = inspect(container)
-    if document["State"].get("Paused"):
-        raise SafedlvError(f"container {printable(container)} is paused", f"docker unpause {printable(container)}")
-    first = int(document["State"]["Pid"])
-    directory = private_directory()
-    toolbox = toolbox_of(dlv)
-    user = _user_inside(found.pid, first)
-    timeout = line.number("probe-timeout", runner.STOP_WITHIN)
-    privilege = _privilege(found, first, user, timeout)
-    pid = _pid_inside(found)
-    command = _command(toolbox, line, pid)
-    plan = Sidecar(
-        target=document["Id"],
-        inner_pid=pid,
-        image=toolbox.tag,
-        command=command,
-        user=privilege.user,
-        capabilities=privilege.capabilities,
-        directory=os.path.join(directory, INSIDE),
-        memory=_memory(found),
-        apparmor=document.get("AppArmorProfile") or None,
-        user_namespace=(document.get("HostConfig") or {}).get("UsernsMode") or "",
-        owner=f"{os.getpid()}",
-    )
-    return Prepared(Engine(), toolbox, plan, privilege.verified)
+    if line.on("no-proxy"):
+        raise SafedlvError("--no-proxy cannot be had with a sidecar: only safedlv leads to its dlv")
+    return found.container
+
+
+def _toolbox(engine: Engine, dlv: str, found: Found, line: CommandLine) -> Toolbox:
+    """Where dlv comes from; it is one that can be reached, and that supports the target's Go as far as it is known."""
+    image = line.text("toolbox-image")
+    if image:
+        return given_image(engine, image)
+    if not listens_on_unix(version_of(dlv)):
+        raise SafedlvError(
+            f"dlv {version_of(dlv) or 'of unknown version'} does not listen on unix sockets, and there is no other "
+            "way out of a sidecar",
+            "dlv can since 1.23: go install github.com/go-delve/delve/cmd/dlv@latest",
+        )
+    if line.on("check-go-version", default=True):
+        needs.require_supported_go(dlv, found)
+    return toolbox_of(dlv)
+
+
+def _command(toolbox: Toolbox, line: CommandLine, pid: int) -> tuple[str, ...]:
+    words = arguments("dlv", line, pid, f"unix:{SESSION}/dlv", -1, terminal=not line.on("headless"))
+    words = [f"--log-dest={SESSION}/{LOG}" if word.startswith("--log-dest=") else word for word in words]
+    return (*toolbox.entry, *words[1:])
+
+
+@contextlib.contextmanager
+def _in_sentences() -> Iterator[None]:
+    try:
+        yield
+    except EngineError as error:
+        raise SafedlvError(str(error)) from error
+
+
+# ---------------------------------------------------------------- start
 
 
 def start(prepared: Prepared, found: Found, listener: Listener | None) -> Delve:
     """Make the image if need be, and the container; start it. Raises SafedlvError, with nothing left behind."""
-    engine, plan = prepared.engine, prepared.plan
-    directory = os.path.dirname(plan.directory)
+    directory = os.path.dirname(prepared.plan.directory)
     close = [found.procdir] if listener is None else [found.procdir, listener.sock.fileno()]
     path = listener.unix_path if listener is not None and listener.unix_path.startswith("/") else ""
     keeper_pid, lifeline = keeper.start(directory, found.pid, close=close, socket_path=path)
     try:
-        log = _make_directory(plan)
-        if ensure(engine, prepared.toolbox):
-            audit("created", f"image {plan.image}")
-        container = engine.ask("make the sidecar", lambda: engine.api.create_container_from_config(plan.config()))["Id"]
-        lifeline.send(keeper.CONTAINER + f"{container} {unix_socket()}".encode())
-        audit("created", f"container {container[:12]} beside {plan.target[:12]}")
-        engine.ask("start the sidecar", lambda: engine.api.start(container))
-        pid = int(engine.ask("look at it", lambda: engine.api.inspect_container(container))["State"]["Pid"])
-        if not pid:
-            raise SafedlvError(f"the sidecar ended at once: {_last_words(engine, container)}")
-        lifeline.send(keeper.DLV + b"%d" % pid)
-        return SidecarDelve(engine, container, pid, directory, log, keeper_pid, lifeline)
-    except BaseException as error:
+        with _in_sentences():
+            log = _make_directory(prepared.plan)
+            pid = _run(prepared, evolve(prepared.plan, owner=owner_label(keeper_pid, os.getpid())), lifeline)
+            return SidecarDelve(prepared, pid, found.pid, log, keeper_pid, lifeline)
+    except BaseException:
         lifeline.close()
         os.waitpid(keeper_pid, 0)
-        if isinstance(error, EngineError):
-            raise SafedlvError(str(error), "the container that was begun is removed") from error
         raise
+
+
+def _run(prepared: Prepared, plan: Sidecar, lifeline: socket.socket) -> int:
+    """Make and start it; the PID of its dlv. The keeper is told before each step that it would have to undo."""
+    engine = prepared.engine
+    if ensure(engine, prepared.toolbox):
+        audit("created", f"image {plan.image}")
+    lifeline.send(keeper.CONTAINER + os.fsencode(f"{plan.name} {unix_socket()}"))
+    try:
+        engine.ask("make the sidecar", lambda: engine.api.create_container_from_config(plan.config(), name=plan.name))
+    except EngineError:
+        lifeline.send(keeper.MADE)  # or not: in any case it will not come later
+        raise
+    lifeline.send(keeper.MADE)
+    audit("created", f"container {plan.name} beside {plan.target[:12]}")
+    engine.ask("start the sidecar", lambda: engine.api.start(plan.name))
+    pid = int(_state(engine, plan.name)["Pid"])
+    if pid:
+        lifeline.send(keeper.DLV + b"%d" % pid)
+    return pid
 
 
 class SidecarDelve(Delve):
     """A dlv that is no child of ours: it ends when its container's first process does."""
 
     def __init__(
-        self,
-        engine: Engine,
-        container: str,
-        pid: int,
-        directory: str,
-        log: int,
-        keeper_pid: int,
-        lifeline: socket.socket,
+        self, prepared: Prepared, pid: int, target: int, log: int, keeper_pid: int, lifeline: socket.socket
     ) -> None:
-        super().__init__(pid, directory, True, log, keeper_pid, lifeline)
-        self.engine, self.container = engine, container
-        self.address = os.path.join(directory, INSIDE, "dlv")
+        self.engine, self.plan = prepared.engine, prepared.plan
+        try:
+            self.target = os.pidfd_open(target)
+            super().__init__(pid, os.path.dirname(self.plan.directory), True, log, keeper_pid, lifeline)
+        except OSError as error:  # EINVAL: PID 0, the container has ended before it was looked at
+            if error.errno not in (errno.ESRCH, errno.EINVAL):
+                raise
+            raise SafedlvError(f"the sidecar ended at once: {self._last_words() or 'it said nothing'}") from error
+        self.address = os.path.join(self.plan.directory, "dlv")
 
     def reap(self) -> int:
         """Wait for dlv to end; its exit code, and its last words on stderr when that is not 0."""
@@ -143,102 +203,81 @@ class SidecarDelve(Delve):
         return self.code
 
     def _exit_code(self) -> int:
-        """0 where the container is gone already: the keeper removes it only after an orderly end."""
+        """What the engine says; 0 where the container is gone already: the keeper removes it when dlv has left."""
+        deadline = time.monotonic() + ENDS_WITHIN
         try:
-            deadline = time.monotonic() + 5
-            while True:
-                state = self.engine.ask("look at it", lambda: self.engine.api.inspect_container(self.container))[
-                    "State"
-                ]
-                if not state["Running"] or time.monotonic() > deadline:
-                    break
+            while (state := _state(self.engine, self.plan.name))["Running"] and time.monotonic() < deadline:
                 time.sleep(0.01)
             code = int(state["ExitCode"])
-            if code and not self.listening:
-                os.write(2, f"{_last_words(self.engine, self.container)}\n".encode())
+            if code == KILLED and ended(self.target, ENDS_WITHIN):  # pid_namespaces(7)
+                sys.stderr.write("safedlv: the target's container has ended, and the sidecar with it\n")
+                return 1
+            if state.get("OOMKilled"):
+                sys.stderr.write(f"safedlv: dlv was killed: it needed more than {self.plan.memory >> 20} MiB\n")
+            if code and (said := self._last_words()):
+                sys.stderr.write(f"{said}\n")
         except EngineError:
             return 0
         return code
 
+    def _last_words(self) -> str:
+        engine, name = self.engine, self.plan.name
+        said: Any = engine.ask("tell what dlv said", lambda: engine.api.logs(name, tail=5))
+        lines = said.decode("utf-8", "backslashreplace").strip().splitlines()
+        return "\n".join(printable(line, 1000) for line in lines)
+
     def close(self) -> None:
         super().close()
-        audit("removed", f"container {self.container[:12]}")
+        os.close(self.target)
+        with contextlib.suppress(EngineError):
+            _state(self.engine, self.plan.name)
+            sys.stderr.write(f"safedlv: container {self.plan.name} could not be removed\n  safedlv clean does it\n")
 
 
-# ---------------------------------------------------------------- what the plan needs to know
+def _state(engine: Engine, name: str) -> dict[str, Any]:
+    document: dict[str, Any] = engine.ask("look at it", lambda: engine.api.inspect_container(name))
+    state: dict[str, Any] = document["State"]
+    return state
 
 
-def _privilege(found: Found, first: int, user: tuple[int, int], timeout: float) -> Privilege:
-    if os.geteuid() != 0:
-        return foretold(read_process(found.pid), user)
-    try:
-        privilege = tried(found.pid, first, user, timeout)
-    except OSError:
-        return foretold(read_process(found.pid), user)
-    if privilege is None:
-        raise SafedlvError(
-            "no sidecar could attach: the probe is refused with every privilege that one may have",
-            "safedlv doctor names the layer that refuses",
-        )
-    return privilege
+# ---------------------------------------------------------------- the session's directory
 
-
-def _user_inside(pid: int, first: int) -> tuple[int, int]:
-    """The target's user and group as its container numbers them."""
-    status = read_process(pid).status
-    if not isinstance(status.uid, Ids) or not isinstance(status.gid, Ids):
-        raise SafedlvError(f"the user of process {pid} cannot be read")
-    try:
-        with ProcDir(first) as procdir:
-            uids, gids = (parse_id_map(procdir.read(name)) for name in ("uid_map", "gid_map"))
-        return inner(status.uid.real, uids), inner(status.gid.real, gids)
-    except (OSError, ValueError) as error:
-        raise SafedlvError(f"the user of process {pid} has no number in its container") from error
-
-
-def _pid_inside(found: Found) -> int:
-    inside = read_process(found.pid).status.ns_pid
-    if not isinstance(inside, tuple):
-        raise SafedlvError(f"the PID of process {found.pid} in its container cannot be read")
-    return inside[-1]
-
-
-def _command(toolbox: Toolbox, line: CommandLine, pid: int) -> tuple[str, ...]:
-    words = arguments("dlv", line, pid, f"unix:{SESSION}/dlv", -1, terminal=not line.on("headless"))
-    words = [f"--log-dest={SESSION}/{LOG}" if word.startswith("--log-dest=") else word for word in words]
-    return (*toolbox.entry, *words[1:])
-
-
-def _memory(found: Found) -> int:
-    """A limit that dlv will not need, and that the machine can give. Raises SafedlvError when it has too little."""
-    size = os.stat("exe", dir_fd=found.procdir).st_size if os.geteuid() == 0 else 0
-    wanted = BASE_MEMORY + BYTES_PER_BYTE * size
-    with open("/proc/meminfo", "rb") as file:
-        fields = dict(text.split(b":", 1) for text in file.read().splitlines())
-    available = int(fields[b"MemAvailable"].split()[0]) << 10
-    if available < BASE_MEMORY:
-        raise SafedlvError(f"dlv would not fit: {available >> 20} MiB of memory are left on this machine")
-    return min(wanted, available)
+_ACL_VERSION: Final = 2
+_ACL_EVERYBODY: Final = ((0x01, 7), (0x04, 7), (0x20, 7))
+"""user::rwx, group::rwx, other::rwx as (tag, permissions) (include/uapi/linux/posix_acl_xattr.h)."""
 
 
 def _make_directory(plan: Sidecar) -> int:
     """The session's directory and the one in it for the container; returns dlv's log, open."""
+    directory = os.path.dirname(plan.directory)
     try:
-        os.mkdir(os.path.dirname(plan.directory), 0o700)
+        os.mkdir(directory, 0o700)
         os.mkdir(plan.directory)
         os.chmod(plan.directory, 0o777)  # noqa: S103  the directory around it lets nobody in but us
+        _let_everybody_use(plan.directory)
         fifo = os.path.join(plan.directory, LOG)
         os.mkfifo(fifo)
         os.chmod(fifo, 0o666)  # noqa: S103  as above
         os.symlink(f"/proc/{plan.inner_pid}/root", os.path.join(plan.directory, "root"))
-        return os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # with a writer of our own it has no end
+        log = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # with a writer of our own it has no end
     except OSError as error:
         raise SafedlvError(
-            f"cannot make the session's directory {os.path.dirname(plan.directory)}: {error.strerror}",
+            f"cannot make the session's directory {directory}: {error.strerror}",
             "set TMPDIR to a directory that you may write to",
         ) from error
+    with contextlib.suppress(OSError):  # room for what dlv writes when we are killed and it must still leave
+        fcntl.fcntl(log, fcntl.F_SETPIPE_SZ, LOG_BYTES)
+    return log
 
 
-def _last_words(engine: Engine, container: str) -> str:
-    said: Any = engine.ask("tell what it said", lambda: engine.api.logs(container, tail=5))
-    return printable(said.decode("utf-8", "backslashreplace").strip(), 2000) or "it said nothing"
+def _let_everybody_use(directory: str) -> None:
+    """What is made in it is everybody's: dlv's socket too, which its umask would keep for its user (acl(5)).
+
+    root needs no such permission. Raises OSError where the file system has no ACLs.
+    """
+    entries = b"".join(struct.pack("<HHI", tag, permissions, 0xFFFFFFFF) for tag, permissions in _ACL_EVERYBODY)
+    try:
+        os.setxattr(directory, "system.posix_acl_default", struct.pack("<I", _ACL_VERSION) + entries)
+    except OSError:
+        if os.geteuid() != 0:
+            raise

@@ -18,7 +18,8 @@ from attrs import frozen
 
 from safedlv.errors import SafedlvError, printable
 from safedlv.facts.elf import MalformedElf, read_elf
-from safedlv.runtimes.docker import Engine
+from safedlv.runtimes.docker import NOT_FOUND, Engine
+from safedlv.runtimes.engine import EngineError
 
 REPOSITORY: Final = "safedlv-toolbox"
 LABEL: Final = "safedlv.toolbox"
@@ -26,7 +27,7 @@ DIRECTORY: Final = "/toolbox"
 SESSION: Final = "/session"
 ROOT: Final = f"{SESSION}/root"
 """A link that each session makes: to the root of the target's mount namespace, /proc/PID/root."""
-SEEN_THROUGH: Final = ("lib", "lib32", "lib64", "libx32", "usr", "opt", "srv", "app", "home", "go", "workspace", "data")
+SEEN_THROUGH: Final = ("lib", "lib32", "lib64", "libx32", "usr", "opt", "srv", "app", "home", "go", "nix", "var")
 """Top directories in which a program's libraries may lie."""
 LIST_SECONDS: Final = 10
 LAYOUT: Final = "1"
@@ -35,7 +36,7 @@ LAYOUT: Final = "1"
 
 @frozen
 class Toolbox:
-    """What is to be in the image: (path inside, path here), and how dlv is started in it."""
+    """What is to be in the image: (path inside, path here), and how dlv is started in it. No files: it is given."""
 
     tag: str
     files: tuple[tuple[str, str], ...]
@@ -60,19 +61,40 @@ def toolbox_of(dlv: str) -> Toolbox:
     return Toolbox(f"{REPOSITORY}:{_digest(files)}", tuple(dict.fromkeys(files)), entry)
 
 
+def given_image(engine: Engine, image: str) -> Toolbox:
+    """A toolbox in an image that somebody made, with dlv on its PATH. Raises SafedlvError when it is not there."""
+    toolbox = Toolbox(image, (), ("dlv",))
+    if not is_there(engine, toolbox):
+        raise SafedlvError(f"there is no image {printable(image)}", f"docker pull {printable(image)}")
+    return toolbox
+
+
+def is_there(engine: Engine, toolbox: Toolbox) -> bool:
+    """Whether the engine has the image. Raises SafedlvError, EngineError."""
+    try:
+        engine.ask(f"tell about the image {toolbox.tag}", lambda: engine.api.inspect_image(toolbox.tag))
+    except EngineError as error:
+        if error.status == NOT_FOUND:
+            return False
+        raise
+    return True
+
+
 def ensure(engine: Engine, toolbox: Toolbox) -> bool:
     """Make the image unless it is there; whether it was made. Raises SafedlvError, EngineError."""
-    if engine.ask("list its images", lambda: engine.api.images(name=toolbox.tag)):
+    if is_there(engine, toolbox):
         return False
     archive = io.BytesIO()
     _write(toolbox, archive)
     repository, _, tag = toolbox.tag.partition(":")
-    engine.ask(
+    said = engine.ask(
         f"import the image {toolbox.tag}",
         lambda: engine.api.import_image_from_data(
             archive.getvalue(), repository=repository, tag=tag, changes=[f"LABEL {LABEL}={LAYOUT}"]
         ),
     )
+    if "errorDetail" in str(said):  # what goes wrong after it has begun does not change the status that it answered
+        raise EngineError(0, f"the Docker Engine did not import the image {toolbox.tag}: {printable(str(said), 500)}")
     return True
 
 

@@ -40,6 +40,7 @@ RANKS = {
     "judgement": 4,
     "inquiry": 4,
     "doctor": 4,
+    "clean": 4,
     "survey": 4,
     "seccomp_command": 4,
     "cli": 5,
