@@ -124,8 +124,9 @@ def _explain(dlv: str, line: CommandLine, found: Found, attempt: runner.RawAttem
     from safedlv.sibling.choice import choose, listed
 
     sys.stderr.write(listed(others))
-    chosen = choose(others) if delegate.on_terminal() and not line.on("headless") else None
-    return _beside(dlv, line, found, None, 2) if chosen == SIDECAR else 1
+    if delegate.on_terminal() and not line.on("headless") and choose(tuple(w for w in others if w.via == SIDECAR)):
+        return _beside(dlv, line, found, None, 2)
+    return 1
 
 
 def _beside(dlv: str, line: CommandLine, found: Found, listener: Listener | None, log: int) -> int:

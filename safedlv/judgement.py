@@ -13,7 +13,7 @@ from safedlv.diagnosis.checks import checks
 from safedlv.diagnosis.evidence import Evidence
 from safedlv.diagnosis.ladder import ladder
 from safedlv.diagnosis.refusals import is_beyond_our_namespace
-from safedlv.diagnosis.sides import Side
+from safedlv.diagnosis.sides import Side, World
 from safedlv.facts import credentials
 from safedlv.facts.cgroup import read_cgroup
 from safedlv.facts.delve import read_delve, supports
@@ -72,7 +72,8 @@ def judge_findings(
 ) -> Diagnosis:
     """What the attempts from another's place, the smallest change among them, and the facts, mean."""
     plain = attempt_of(findings.plain.attempt)
-    tracer = _side_of(context)
+    other, world = read_side(facts), read_world(facts.modules)
+    tracer = _side_of(context, other)
     evidence = evolve(
         _evidence(found, plain if plain.steps else None, facts),
         room=_room(context.source),
@@ -83,11 +84,11 @@ def judge_findings(
         unrestricted=_maybe(findings.unrestricted),
         freed_by=findings.freed_by,
         as_owner=_maybe(findings.as_owner),
-        rulings_as_owner=_rulings(_owned(tracer, facts), facts),
+        rulings_as_owner=_rulings(_owned(tracer, other, facts), other, world),
         prober_in_no_domain=bool(plain.failed) and free_layers() == MAX_LAYERS,
         same_filesystem_ids=_same_filesystem_ids(tracer),
         outside=findings.plain.inner_pid is None,
-        rulings=_rulings(tracer, facts),
+        rulings=_rulings(tracer, other, world),
     )
     diagnosis = evolve(
         _diagnosis(evidence, found),
@@ -196,7 +197,7 @@ def _asked_further(evidence: Evidence, found: target.Found, facts: ProcessFacts,
         looked = tuple(Step(name, failure, 0) for name, failure in experiments.look(found))
         attempt = evolve(attempt, access=looked)
     own = read_process(os.getpid(), count_landlock_layers=True)
-    tracer = _child_of(read_side(own))
+    tracer, other, world = _child_of(read_side(own)), read_side(facts), read_world(facts.modules)
     evidence = evolve(
         evidence,
         attempt=attempt,
@@ -205,11 +206,11 @@ def _asked_further(evidence: Evidence, found: target.Found, facts: ProcessFacts,
         own_child=attempt_of(experiments.attempt_on_own_child()),
         stranger=experiments.open_stranger() if own.modules.yama_scope not in (None, 0) else None,
         kernel_log=_logged(prober),
-        rulings=_rulings(tracer, facts),
+        rulings=_rulings(tracer, other, world),
         same_filesystem_ids=_same_filesystem_ids(tracer),
     )
     if is_beyond_our_namespace(evidence, tracer, _maps_ids_otherwise(found.pid)):
-        return evolve(evidence, rulings=_rulings(tracer, facts, beyond=True))
+        return evolve(evidence, rulings=_rulings(tracer, other, world, beyond=True))
     return evidence
 
 
@@ -234,10 +235,8 @@ def _filtered(own: ProcessFacts) -> bool | Unknown:
 # ---------------------------------------------------------------- the access rules
 
 
-def _rulings(tracer: Side, facts: ProcessFacts, *, beyond: bool = False) -> tuple[Ruling, ...]:
+def _rulings(tracer: Side, target: Side, world: World, *, beyond: bool = False) -> tuple[Ruling, ...]:
     """``beyond``: the target is known to be in a user namespace over which the tracer has no power."""
-    target = read_side(facts)
-    world = read_world(facts.modules)
     if target.selinux is not None or target.smack is not None:
         selinux, smack = selinux_allows(tracer.selinux, target.selinux), smack_allows(tracer.smack, target.smack)
         world = evolve(world, selinux_allows=selinux, smack_allows=smack)
@@ -245,10 +244,10 @@ def _rulings(tracer: Side, facts: ProcessFacts, *, beyond: bool = False) -> tupl
     return rulings(tracer, supposed, world)
 
 
-def _owned(tracer: Side, facts: ProcessFacts) -> Side:
+def _owned(tracer: Side, target: Side, facts: ProcessFacts) -> Side:
     """The tracer as the target's user, in its user namespace, and with its capabilities too (but CAP_SYS_PTRACE)."""
     uid, gid, theirs, ours = facts.status.uid, facts.status.gid, facts.status.capabilities, tracer.capabilities
-    user_ns = read_side(facts).user_ns
+    user_ns = target.user_ns
     owner = evolve(tracer, uid=uid, gid=gid, user_ns=user_ns)
     if isinstance(uid, Ids) and isinstance(gid, Ids):
         owner = evolve(owner, uid=Ids(*[uid.real] * 4), gid=Ids(*[gid.real] * 4))
@@ -270,9 +269,9 @@ def _same_filesystem_ids(tracer: Side) -> bool:
     return all(isinstance(ids, Ids) and ids.real == ids.filesystem for ids in (tracer.uid, tracer.gid))
 
 
-def _side_of(context: Context) -> Side:
+def _side_of(context: Context, target: Side) -> Side:
     """The tracer as the access rules see it: the process whose context it is, with the context's ids and sets."""
-    base = read_side(read_process(context.source))
+    base = target if context.source == target.pid else read_side(read_process(context.source))
     # It is a new process there: not the source, which may be the target itself.
     return evolve(base, pid=NOBODY, tgid=NOBODY, uid=context.uid, gid=context.gid, capabilities=context.capabilities)
 

@@ -118,7 +118,11 @@ class Investigation:
         ways = personal_changes(base, uid, gid, self.root) if _is_refused(standing) else []
         fix = self._smallest(needed, ways)
         at_attach = standing is not None and any(failure for _, failure, _ in standing[0][:1])
-        as_owner = self._as_owner(base, uid, gid, permitted, user_ns) if at_attach else None
+        changed = {change.id for change in fix or ()} - {change.id for change in needed}
+        if changed == {"user"} and isinstance(uid, Ids) and uid.real:  # it passed so, with fewer capabilities
+            as_owner = self.made[-1][2].attempt
+        else:
+            as_owner = self._as_owner(base, uid, gid, permitted, user_ns) if at_attach else None
         freed_by, unrestricted = self._passed() or (FREELY, self._attempt(relaxed(base), FREELY))
         if base.filters and unrestricted is not None and refused(unrestricted):
             filters, unrestricted, freed_by = self._filters_elsewhere(base)

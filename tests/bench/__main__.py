@@ -7,10 +7,13 @@ Nothing here passes or fails: times belong to the machine they were measured on,
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import os
 import statistics
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +24,7 @@ from safedlv import target
 from safedlv.facts.process import list_processes
 from safedlv.probe import runner
 from tests.clients import JsonRpc
+from tests.docker.conftest import Engine, answers
 from tests.support import ROOT, Server, build_go, new_dlv, status
 
 CACHE = ROOT / ".cache" / "bench"
@@ -43,6 +47,7 @@ def main() -> int:
             first_answer(dlv, large, rounds)
         probe_stops(server.pid, rounds * 50)
         every_process(rounds)
+        container_with_two_causes(rounds)
         relayed(dlv, server.pid)
         memory(server.pid)
     finally:
@@ -174,6 +179,57 @@ def every_process(rounds: int) -> None:
     show(f"safedlv doctor --all, {present[0]} processes", some * 1e3, "ms")
     note = f"{per_process * 1e6:.0f} us for one more; per process {most / present[1] / (some / present[0]):.2f} of that"
     show(f"safedlv doctor --all, {present[1]} processes", most * 1e3, "ms", note)
+
+
+def container_with_two_causes(rounds: int) -> None:
+    """``doctor --json`` of a container under a filter, from another uid, beside ``docker inspect`` of it."""
+    if os.geteuid() != 0 or not answers():
+        print("  (no Docker Engine answers here, or not root: doctor beside docker inspect is left out)")
+        return
+    engine = Engine()
+    with TemporaryDirectory(dir=CACHE) as directory, no_ptrace(Path(directory)) as profile:
+        image = scratch_image(engine, build_static(Path(directory)))
+        try:
+            engine.run("--user", "1000", "--security-opt", f"seccomp={profile}", image, "/server")
+            inspect = ["docker", "inspect", engine.last]
+            ask = [*safedlv_command(), "doctor", "--json", "--tracer", "container:0", f"docker:{engine.last}"]
+            plain, ours = [], []
+            subprocess.run(ask, stdout=subprocess.DEVNULL, check=False)
+            for _ in range(rounds):
+                plain.append(timed(lambda: subprocess.run(inspect, stdout=subprocess.DEVNULL, check=True)))
+                ours.append(timed(lambda: subprocess.run(ask, stdout=subprocess.DEVNULL, check=False)))
+        finally:
+            engine.remove_containers()
+            engine.docker("rmi", image)
+    one, other = statistics.median(plain), statistics.median(ours)
+    show("docker inspect of a container", one * 1e3, "ms")
+    show("safedlv doctor --json of it, with two causes", other * 1e3, "ms", f"{other / one:.1f} times that")
+
+
+@contextmanager
+def no_ptrace(directory: Path) -> Iterator[Path]:
+    """A seccomp profile that allows all but ptrace."""
+    rule = {"names": ["ptrace"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}
+    path = directory / "profile.json"
+    path.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    yield path
+
+
+def build_static(directory: Path) -> Path:
+    path = directory / "server"
+    words = ["go", "build", "-buildvcs=false", "-gcflags=all=-N -l", "-o", str(path), "."]
+    subprocess.run(words, cwd=ROOT / "examples" / "server", env={**os.environ, "CGO_ENABLED": "0"}, check=True)
+    return path
+
+
+def scratch_image(engine: Engine, program: Path) -> str:
+    """An image with one file in it."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(program, "server")
+    name = f"safedlv-bench-{os.getpid()}"
+    engine.docker("import", "-", name, given=archive.getvalue())
+    return name
 
 
 def list_all() -> None:
