@@ -37,8 +37,9 @@ def compose_service(container: str) -> str | None:
     from safedlv.runtimes.docker import inspect
 
     try:
-        labels = (inspect(container).get("Config") or {}).get("Labels") or {}
+        found: object = inspect(container)
     except SafedlvError:
         return None
-    service = labels.get("com.docker.compose.service")
-    return str(service) if service else None
+    for key in ("Config", "Labels", "com.docker.compose.service"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, str) and found else None

@@ -120,7 +120,7 @@ class Investigation:
         at_attach = standing is not None and any(failure for _, failure, _ in standing[0][:1])
         changed = {change.id for change in fix or ()} - {change.id for change in needed}
         if changed == {"user"} and isinstance(uid, Ids) and uid.real:  # it passed so, with fewer capabilities
-            as_owner = self.made[-1][2].attempt
+            as_owner: RawAttempt | None = self.made[-1][2].attempt
         else:
             as_owner = self._as_owner(base, uid, gid, permitted, user_ns) if at_attach else None
         freed_by, unrestricted = self._passed() or (FREELY, self._attempt(relaxed(base), FREELY))

@@ -54,7 +54,7 @@ def read_filters(pid: int, procdir: int, timeout: float = STOP_WITHIN) -> tuple[
 
 def asks_a_supervisor(program: bytes) -> bool:
     """Whether a program can answer SECCOMP_RET_USER_NOTIF: then its supervisor decides, and a copy has none."""
-    instructions = struct.iter_unpack("=HBBI", program)
+    instructions = struct.iter_unpack("=HBBI", program[: len(program) // 8 * 8])
     return any(code == _RET_K and k & _ACTION == _USER_NOTIF for code, _, _, k in instructions)
 
 

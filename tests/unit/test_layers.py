@@ -43,6 +43,7 @@ RANKS = {
     "clean": 4,
     "survey": 4,
     "seccomp_command": 4,
+    "relaunch": 4,
     "cli": 5,
     "__main__": 6,
 }
