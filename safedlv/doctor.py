@@ -113,6 +113,8 @@ def _options(words: list[str]) -> Options:
     options = Options(others[0] if others else None, flags)
     if options.on("all") and (options.target is not None or options.on("tracer")):
         raise UsageError("--all lists every Go process, as seen from here: it takes no TARGET and no --tracer")
+    if options.on("tracer") and options.target is None:
+        raise UsageError("--tracer asks about a TARGET, as seen from another's place", "name a TARGET, or leave it out")
     if options.on("markdown") and (options.on("json") or options.on("all")):
         raise UsageError("--markdown is the report on one target: it goes with neither --json nor --all")
     if options.on("probe") and not options.on("all"):
