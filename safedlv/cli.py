@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import sys
 
@@ -16,6 +17,7 @@ usage:
   safedlv attach [dlv attach's own flags] TARGET [EXECUTABLE]   attach, as dlv attach does
   safedlv doctor [TARGET] [--json|--markdown] [--tracer WHO]    can a debugger attach, and if not, why
   safedlv doctor --all [--json] [--probe]                       the same of every Go process, in a line each
+  safedlv relaunch --debuggable NAME [--swap]                   a copy of a container that can be debugged
   safedlv seccomp generate --for dlv --base BASE [-o FILE]      a seccomp profile under which dlv works
   safedlv clean [--dry-run]                                     remove what killed sessions left behind
   safedlv version
@@ -23,6 +25,12 @@ usage:
 A TARGET is a PID, name:PATTERN (the one process whose command line matches), docker:NAME or docker:NAME/PID.
 `safedlv attach --help` lists the flags.
 """
+OTHERS = {
+    "relaunch": "safedlv.relaunch.relaunch",
+    "seccomp": "safedlv.seccomp_command.seccomp",
+    "clean": "safedlv.clean.clean",
+}
+"""Commands that take their words, and where they are."""
 TRACEBACKS = "--debug"
 
 TYPE_CHECKING = False
@@ -82,14 +90,9 @@ def _run(words: list[str]) -> int:
         from safedlv.doctor import doctor
 
         return doctor(rest)
-    if command == "seccomp":
-        from safedlv.seccomp_command import seccomp
-
-        return seccomp(rest)
-    if command == "clean":
-        from safedlv.clean import clean
-
-        return clean(rest)
+    if command in OTHERS:
+        module, _, name = OTHERS[command].rpartition(".")
+        return int(getattr(importlib.import_module(module), name)(rest))
     if command in ("version", "--version"):
         sys.stdout.write(f"safedlv {__version__}\n")
         return 0

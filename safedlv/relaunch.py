@@ -1,6 +1,6 @@
 """``safedlv relaunch --debuggable NAME``: a copy of a container that can be debugged, beside it or in its place.
 
-    words -> container -> what is needed -> the copy, as a value -> asked -> done, step by step -> tried -> undone
+words -> container -> what is needed -> the copy, as a value -> asked -> done, step by step -> tried -> undone
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from attrs import frozen
 
@@ -19,7 +20,7 @@ from safedlv.errors import SafedlvError, UsageError, printable
 from safedlv.inquiry import diagnose
 from safedlv.model import Diagnosis, Ids
 from safedlv.options import SWITCH, read_words
-from safedlv.runtimes.docker import Engine, inspect
+from safedlv.runtimes.docker import NOT_FOUND, Engine, inspect
 from safedlv.runtimes.engine import EngineError
 from safedlv.seccomp.profile import allowing_dlv
 from safedlv.sibling import clone_record
@@ -27,10 +28,9 @@ from safedlv.sibling.clone import BESIDE, DOES_NOTHING_TO_A_CONTAINER, LIVING, S
 from safedlv.sibling.clone_difference import differences, undeclared
 from safedlv.sibling.clone_record import Record
 from safedlv.sibling.clone_refusals import refuse
-from safedlv.sibling.clone_steps import Commit, Create, Hold, Join, Leave, Rename, RenameCopy, Start, Step, Stop
+from safedlv.sibling.clone_steps import SNAPSHOTS, Create, Start, Step, steps_of
 from safedlv.values import Value
 
-SNAPSHOTS = "safedlv-snapshot"
 LEAVING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HELP = """\
 usage: safedlv relaunch --debuggable NAME [flags]
@@ -120,7 +120,7 @@ def _relaunch(engine: Engine, options: Options) -> int:
     ident = clone_record.new_id()
     refuse(container, _others(engine, container), options.mode)
     clone = clone_of(container, _image_of(engine, container), _wish(engine, container, needed, options, ident))
-    steps = steps_of(clone, container, options, ident)
+    steps = steps_of(clone, container, ident, options.flags.get("name"), snapshot=options.on("snapshot"))
     _show(engine, clone, [*steps[0], *steps[1]], options)
     if options.on("dry-run"):
         return 0
@@ -152,7 +152,9 @@ def _needed(container: Document, options: Options) -> Needed:
         )
     diagnosis = diagnose(f"docker:{name}", who="container")
     if diagnosis.verdict in ("ok", "degraded"):
-        return Needed((), f"no copy is needed: a debugger can attach in {printable(name)}: safedlv attach docker:{name}")
+        return Needed(
+            (), f"no copy is needed: a debugger can attach in {printable(name)}: safedlv attach docker:{name}"
+        )
     causes = ", ".join(cause.id for cause in diagnosis.causes) or "no cause was found"
     if diagnosis.fix is None:
         raise SafedlvError(f"no copy would help: {causes}", f"safedlv doctor docker:{name} says more")
@@ -180,6 +182,7 @@ def _wish(engine: Engine, container: Document, needed: Needed, options: Options,
         profile=_profile(engine, container) if "seccomp" in needed.ids else None,
         apparmor=options.flags.get("apparmor"),
         image=f"{SNAPSHOTS}:{ident}" if options.on("snapshot") else None,
+        named_image=_named_image(engine, container),
         record=ident,
         record_path=clone_record.place(clone_record.path_of(ident)),
     )
@@ -190,7 +193,7 @@ def _profile(engine: Engine, container: Document) -> str:
     from safedlv.seccomp_command import base
 
     own = any(str(option).startswith("seccomp") for option in container["HostConfig"].get("SecurityOpt") or [])
-    options = engine.ask("tell about itself", lambda: engine.api.info()).get("SecurityOptions") or []
+    options = engine.ask("tell about itself", engine.api.info).get("SecurityOptions") or []
     chosen = [str(option).partition("profile=")[2] for option in options if "name=seccomp" in str(option)]
     of_the_engine = chosen[0] if chosen and chosen[0].startswith("/") and not own else ""
     try:
@@ -200,63 +203,40 @@ def _profile(engine: Engine, container: Document) -> str:
 
 
 def _others(engine: Engine, container: Document) -> tuple[Document, ...]:
-    listed = engine.ask("list its containers", lambda: engine.api.containers())
-    found = []
-    for other in listed:
-        try:
-            if other["Id"] != container["Id"]:
-                found.append(engine.ask("tell about it", lambda ident=other["Id"]: engine.api.inspect_container(ident)))
-        except EngineError:
-            continue  # it has ended meanwhile
-    return tuple(found)
+    listed = engine.ask("list its containers", engine.api.containers)
+    found = (_told(engine, engine.api.inspect_container, other["Id"]) for other in listed)
+    return tuple(other for other in found if other is not None and other["Id"] != container["Id"])
 
 
 def _image_of(engine: Engine, container: Document) -> Document:
-    """The image that the name in the container's configuration means now, else the one that it was made from."""
-    for name in (container["Config"].get("Image"), container["Image"]):
-        try:
-            found: Document = engine.ask("tell about the image", lambda name=name: engine.api.inspect_image(name))
-        except EngineError:
-            continue
-        if found["Id"] == container["Image"]:
-            return found
+    """The image that the container was made from."""
+    found = _told(engine, engine.api.inspect_image, container["Image"])
+    if found is None:
+        raise SafedlvError("the image that the container was made from is not there any more")
+    return found
+
+
+def _named_image(engine: Engine, container: Document) -> str | None:
+    """The id of the image that the name in the container's configuration means now."""
+    found = _told(engine, engine.api.inspect_image, container["Config"].get("Image") or container["Image"])
+    return None if found is None else str(found["Id"])
+
+
+def _told(engine: Engine, ask: Callable[[str], Document], name: str) -> Document | None:
+    """The engine's document about a thing; None when it is not there (any more)."""
     try:
-        made: Document = engine.ask("tell about the image", lambda: engine.api.inspect_image(container["Image"]))
+        return engine.ask(f"tell about {printable(name)}", lambda: ask(name))
     except EngineError as error:
-        raise SafedlvError("the image that the container was made from is not there any more") from error
-    return made
+        if error.status == NOT_FOUND:
+            return None
+        raise
 
 
 # ---------------------------------------------------------------- the plan
 
 
-def steps_of(
-    clone: Clone, container: Document, options: Options, ident: str
-) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
-    """The steps that make the copy, during which the original is not touched, and those that start it."""
-    name, config = clone.name, container["Config"]
-    seconds, original = config.get("StopTimeout"), container["Id"]
-    swap = clone.mode == SWAP
-    made = f"{name}-safedlv-copy" if swap else options.flags.get("name", f"{name}-debug")
-    prepare: list[Step] = [Commit(original, SNAPSHOTS, ident)] if options.on("snapshot") else []
-    prepare.append(Create(ident, made, clone.body))
-    prepare += [Join(made, endpoint.key, endpoint.settings) for endpoint in clone.joins]
-    prepare += [Leave(made, network) for network in clone.leaves]
-    if not swap:
-        return tuple(prepare), (Start(ident, made, seconds),)
-    policy = container["HostConfig"].get("RestartPolicy") or {}
-    held: tuple[Step, ...] = (Hold(original, policy),) if policy.get("Name") == "always" else ()
-    return tuple(prepare), (
-        *held,
-        Stop(original, name, seconds),
-        Rename(original, name, f"{name}-safedlv-original"),
-        RenameCopy(ident, made, name),
-        Start(ident, name, seconds),
-    )
-
-
 def _show(engine: Engine, clone: Clone, steps: list[Step], options: Options) -> None:
-    lines = [f"The copy of {clone.name} has", *(f"  {line}" for line in clone.describe() if not line.startswith(" ("))]
+    lines = [f"The copy of {clone.name} has", *(f"  {line}" for line in clone.describe())]
     if not options.on("snapshot"):
         written = engine.ask("tell what it has written", lambda: engine.api.diff(clone.original)) or []
         lines += [f"  not the {len(written)} paths that the container has written (--snapshot)"] if written else []
@@ -314,7 +294,7 @@ class Work(Value):
     switch: tuple[Step, ...]
 
 
-class _Ended(Exception):
+class _EndedError(Exception):
     """The user has asked for the end."""
 
 
@@ -334,7 +314,7 @@ def _carry_out(engine: Engine, work: Work) -> int:
                 return 0
             _say(["Ctrl-C ends it and puts everything back"])
             _wait(engine, work)
-        except _Ended:
+        except _EndedError:
             _say(record.undo(engine))
             return 0
         except BaseException as error:
@@ -361,7 +341,7 @@ def _do(engine: Engine, work: Work, record: Record) -> None:
         if number == len(work.prepare):
             _compare(engine, work)
         if signal.sigpending() & set(LEAVING):
-            raise _Ended
+            raise _EndedError
         record.begin(number)
         step.do(engine)
         audit(step.verb, step.describe())
@@ -423,5 +403,6 @@ def _wait(engine: Engine, work: Work) -> None:
 
 
 def _say(lines: list[str]) -> None:
-    sys.stderr.write("".join(f"safedlv: {line}\n" for line in lines))
-    sys.stderr.flush()
+    with suppress(OSError):  # a terminal that is gone keeps nothing from being undone
+        sys.stderr.write("".join(f"safedlv: {line}\n" for line in lines))
+        sys.stderr.flush()

@@ -6,6 +6,7 @@
 #   tests/tools.sh test     the same, .cache/bin/dlv-1.20 and the Debian packages that the tests use
 #
 # go and dlv: those on the PATH; else dlv by `go install`, where a module proxy is reachable; else the distribution's.
+# The tests with Yama and AppArmor need a virtual machine (tests/vm): its image is built in .cache/vm, in a minute.
 # Packages are installed as root or with sudo. What the tests use and cannot be installed is named, and not fatal.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -147,6 +148,17 @@ test_packages() {
         say "not installed: ${missing[*]} (needs root or sudo, and apt-get): tests with them will not run; see $log"
 }
 
+virtual_machine() {
+    [ "$(uname -m)" = x86_64 ] || return 0 # as its image is
+    [ ! -e "$(tests/vm/image.sh name)/root.ext4" ] || return 0
+    if command -v debootstrap >/dev/null || packages debootstrap debian-archive-keyring; then
+        say "building the image of a virtual machine (debootstrap; about a minute) ..."
+        as_root tests/vm/image.sh build && return
+    fi
+    say "no image of a virtual machine (needs root or sudo, debootstrap and a Debian mirror):" \
+        "tests with Yama and AppArmor will not run; see $log"
+}
+
 # ------------------------------------------------------------
 
 mkdir -p "$bin"
@@ -155,10 +167,11 @@ python) python ;;
 demo) find_go && find_dlv ;;
 test)
     test_packages
+    virtual_machine
     if find_go; then
         find_dlv || true
         find_old_dlv
     fi
     ;;
-*) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 2 ;;
+*) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

@@ -42,6 +42,7 @@ class Change(Value):
     path: tuple[str, ...]
     """Where ``docker inspect`` shows it; what lies below it differs, too."""
     words: str
+    """Empty for one that belongs to the change before it."""
     risk: str = LOW
 
 
@@ -58,6 +59,8 @@ class Wish(Value):
     apparmor: str | None = None
     image: str | None = None
     """The image with the container's written files, where they are to be taken along."""
+    named_image: str | None = None
+    """The id of the image that the name in the container's configuration means now."""
     record: str = ""
     record_path: str = ""
 
@@ -82,7 +85,8 @@ class Clone(Value):
 
     def describe(self) -> tuple[str, ...]:
         """The changes with their risks, then what else there is to know: a line each."""
-        return (*(f"{change.words} (risk: {change.risk})" for change in self.changes), *self.notes)
+        told = [change for change in self.changes if change.words]  # the others belong to the one before
+        return (*(f"{change.words} (risk: {change.risk})" for change in told), *self.notes)
 
 
 class _Draft:
@@ -161,7 +165,7 @@ def _image(draft: _Draft) -> None:
         draft.config["Image"] = draft.wish.image
         draft.changed("Config", "Image", words="an image with the files that the container has written", risk=LOW)
         draft.changed("Image", words="")
-    elif draft.image["Id"] != draft.container["Image"]:
+    elif draft.wish.named_image != draft.container["Image"]:
         draft.config["Image"] = draft.container["Image"]
         draft.changed("Config", "Image", words="the same image, by its id: its name has been given to another one")
 
@@ -242,7 +246,7 @@ def _same_volumes(draft: _Draft) -> None:
 
 
 def anonymous_volumes(container: Document) -> list[Document]:
-    """Mounts of volumes that nobody gave a name: of the image's VOLUME, ``-v /path``, or ``--mount`` without a source."""
+    """Mounts of volumes that nobody gave a name: the image's VOLUME, ``-v /path``, or ``--mount`` without a source."""
     host, config = container["HostConfig"], container["Config"]
     by_mounts = {entry.get("Target"): entry.get("Source") for entry in host.get("Mounts") or []}
     bound = {str(bind).split(":")[1] for bind in host.get("Binds") or [] if ":" in str(bind)}

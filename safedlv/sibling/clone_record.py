@@ -153,7 +153,7 @@ def path_of(ident: str) -> str:
 
 def engine_id(engine: Engine) -> str:
     """Which engine it is, by whatever way it is reached."""
-    return str(engine.ask("say who it is", lambda: engine.api.info()).get("ID") or "")
+    return str(engine.ask("say who it is", engine.api.info).get("ID") or "")
 
 
 def _wait_for(step: Step, engine: Engine) -> None:

@@ -48,7 +48,10 @@ def _of_the_swap(container: Document, others: tuple[Document, ...]) -> Reason:
             return f"container {name} belongs to {manager}, which starts another one when it stops", beside
     dependent = [printable(other["Name"].lstrip("/")) for other in others if _joins(other, container)]
     if dependent:
-        return f"container {', '.join(dependent)} has joined a namespace of {name}, which ends when {name} stops", beside
+        return (
+            f"container {', '.join(dependent)} has joined a namespace of {name}, which ends when {name} stops",
+            beside,
+        )
     return None
 
 
@@ -67,5 +70,3 @@ def _of_the_place(container: Document, others: tuple[Document, ...]) -> Reason:
             f"put the copy in its place: --{SWAP}",
         )
     return None
-
-

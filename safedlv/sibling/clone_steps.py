@@ -16,10 +16,12 @@ from attrs import asdict, field, frozen
 from safedlv.errors import SafedlvError
 from safedlv.runtimes.docker import NOT_FOUND, Engine
 from safedlv.runtimes.engine import EngineError
-from safedlv.sibling.clone import COPY
+from safedlv.sibling.clone import COPY, SWAP, Clone, Document
 from safedlv.values import Value
 
 T = TypeVar("T")
+SNAPSHOTS: Final = "safedlv-snapshot"
+"""The repository of images that hold a container's written files."""
 CONFLICT: Final = 409
 LEAST_STOP: Final = 10
 """Seconds that a container has to stop where it does not say (moby container/container.go: StopTimeout)."""
@@ -363,9 +365,7 @@ def remove(engine: Engine, container: str) -> None:
 
 def _inspect(engine: Engine, container: str) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = engine.ask(
-            "tell about the container", lambda: engine.api.inspect_container(container)
-        )
+        found: dict[str, Any] = engine.ask("tell about the container", lambda: engine.api.inspect_container(container))
     except EngineError as error:
         if error.status == NOT_FOUND:
             return None
@@ -382,3 +382,32 @@ def _unless_gone(engine: Engine, what: str, call: Callable[[], object]) -> bool:
             return False
         raise
     return True
+
+
+# ---------------------------------------------------------------- the whole way
+
+
+def steps_of(
+    clone: Clone, container: Document, record: str, name: str | None, *, snapshot: bool
+) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """The steps that make the copy, during which the original is not touched, and those that start it.
+
+    ``name``: of a copy beside the original, where it shall not be NAME-debug.
+    """
+    original, seconds, swap = clone.original, container["Config"].get("StopTimeout"), clone.mode == SWAP
+    made = f"{clone.name}-safedlv-copy" if swap else name or f"{clone.name}-debug"
+    prepare: list[Step] = [Commit(original, SNAPSHOTS, record)] if snapshot else []
+    prepare.append(Create(record, made, clone.body))
+    prepare += [Join(made, endpoint.key, endpoint.settings) for endpoint in clone.joins]
+    prepare += [Leave(made, network) for network in clone.leaves]
+    if not swap:
+        return tuple(prepare), (Start(record, made, seconds),)
+    policy = container["HostConfig"].get("RestartPolicy") or {}
+    held: tuple[Step, ...] = (Hold(original, policy),) if policy.get("Name") == "always" else ()
+    return tuple(prepare), (
+        *held,
+        Stop(original, clone.name, seconds),
+        Rename(original, clone.name, f"{clone.name}-safedlv-original"),
+        RenameCopy(record, made, clone.name),
+        Start(record, clone.name, seconds),
+    )

@@ -81,7 +81,7 @@ def memory_limit(found: Found) -> int:
 
 
 def limit_of(size: int, available: int, *, known: bool = True) -> int:
-    """The limit for a program of ``size`` bytes on a machine with so many available. Pure.
+    """The limit, in whole MiB, for a program of ``size`` bytes on a machine with so many available. Pure.
 
     Too low a limit would have dlv killed in the middle of its work, which harms the target.
     """
@@ -91,7 +91,7 @@ def limit_of(size: int, available: int, *, known: bool = True) -> int:
             f"dlv would not fit: it may take {need >> 20} MiB of memory for this program, and {available >> 20} MiB "
             "are left on this machine"
         )
-    return min(BASE_LIMIT + LIMIT_PER_BYTE * size, available)
+    return min(BASE_LIMIT + LIMIT_PER_BYTE * size, available) >> 20 << 20
 
 
 def require_supported_go(dlv: str, found: Found) -> None:

@@ -110,3 +110,35 @@ def prober_image(make_image: Callable[[Path], str], tmp_path_factory: pytest.Tem
     """An image with nothing in it but the static program of tests/docker/prober."""
     output = tmp_path_factory.mktemp("prober") / "prober"
     return make_image(build_go(PROBER, output, environment={"CGO_ENABLED": "0"}))
+
+
+@pytest.fixture(scope="session")
+def sidecar_images(running_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The images of targets for sidecars; they go at the end, and the toolboxes that safedlv made meanwhile."""
+    from tests.docker import sidecars
+
+    engine, directory = Engine(), tmp_path_factory.mktemp("boxes")
+    filtered = ("images", "--quiet", "--filter", "label=safedlv.toolbox")
+    before = set(engine.docker(*filtered).stdout.decode().split())
+    images = {kind: f"safedlv-test-{kind}:{uuid.uuid4().hex[:12]}" for kind in (sidecars.SCRATCH, sidecars.DEBIAN)}
+    engine.docker("import", "-", images[sidecars.SCRATCH], given=sidecars.scratch_archive(directory))
+    engine.docker("import", "-", images[sidecars.DEBIAN], given=sidecars.debian_archive(directory))
+    yield images
+    made = set(engine.docker(*filtered).stdout.decode().split()) - before
+    engine.docker("image", "rm", "--force", *images.values(), *made)
+
+
+@pytest.fixture
+def make_box(
+    docker_engine: Engine, sidecar_images: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., object]:
+    """Starts a target in a container: ``make_box(image, program, *options)``."""
+    from tests.docker import sidecars
+
+    monkeypatch.setenv("SAFEDLV_AUDIT", str(tmp_path / "audit.log"))
+
+    def make(image: str = sidecars.SCRATCH, program: list[str] | None = None, *run: str) -> sidecars.Box:
+        words = program or ["/server", f"127.0.0.1:{sidecars.PORT}"]
+        return sidecars.Box(docker_engine, sidecar_images[image], words, *run)
+
+    return make

@@ -48,11 +48,10 @@ def test_no_length_of_time(text: str) -> None:
 def test_any_words(words: list[str]) -> None:
     try:
         flags, others = read_words(words, FLAGS, most=2)
-    except UsageError as error:
-        assert error.code == 2
-    else:
-        assert set(flags) <= {*FLAGS, "help"}
-        assert len(others) <= 2
+    except UsageError:
+        return
+    assert set(flags) <= {*FLAGS, "help"}
+    assert len(others) <= 2
 
 
 @pytest.mark.parametrize(
