@@ -270,15 +270,21 @@ def _failed_needs(e: Evidence) -> Iterator[Step]:
     for attempt in (e.attempt, e.only_standing, *(attempt for _, _, attempt in e.only_labels)):
         yield from (step for step in attempt.needs if not step.ok) if attempt else ()
     looked = e.only_standing or e.attempt
-    if looked is not None and _has_the_power(e):
+    for step in looked.access if looked is not None else ():
         # mem asks what an attach asks: Yama or a module may keep it shut, and then the attach is what they refuse
-        yield from (step for step in looked.access if not step.ok and step.step not in ATTACHING)
+        if not step.ok and step.step not in ATTACHING and _has_the_power(e, step.step):
+            yield step
 
 
-def _has_the_power(e: Evidence) -> bool:
-    """No rule about what the target is, ids, dumpable, namespaces or capabilities refuses or may refuse."""
-    asked = STANDING | {"pid-namespace", "kernel-thread", "zombie"}
-    return bool(e.rulings) and all(ruling.answer == ALLOWS for ruling in e.rulings if ruling.id in asked)
+def _has_the_power(e: Evidence, to: str) -> bool:
+    """No rule about what the target is, ids, namespaces, dumpable or capabilities refuses or may refuse.
+
+    kill(2) asks neither whether the target is dumpable nor for its capabilities (kernel/signal.c, kill_ok_by_cred).
+    """
+    asked = {"pid-namespace", "kernel-thread", "zombie", "credentials", "user-namespace"}
+    asked |= STANDING if to != "kill" else set()
+    known = cleared(e) | ({"landlock"} if e.prober_in_no_domain else set())
+    return bool(e.rulings) and all(r.answer == ALLOWS or r.id in known for r in e.rulings if r.id in asked)
 
 
 def _passes(attempt: Attempt | None) -> set[str]:

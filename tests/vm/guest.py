@@ -1,0 +1,122 @@
+"""Runs in the virtual machine, as root: makes the stages of /in/stages.json, plays every scene, prints a line of JSON
+for each. What is right is not decided here (tests/vm/scenes.py, tests/vm/test_lab.py).
+
+A stage is a target, a tracer in its place, and perhaps something that is done to the target meanwhile. All of them
+are made at ptrace_scope 0; then the scopes are gone through upwards, since 3 stays until the machine is off. Two
+processes play, each the scenes of its own targets and agents.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tests.vm import agent
+from tests.vm.stage import IMAGE, Stage, Target, Tracer, call
+
+SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
+AT_ONCE = 3
+WORKERS = 2
+Spec = dict[str, Any]
+
+
+def main() -> None:
+    """Make everything, play everything."""
+    began = time.monotonic()
+    agent.load()
+    spec = json.loads(Path("/in/stages.json").read_text())
+    prepare(spec["apparmor"])
+    targets = {name: Target(name, one, number) for number, (name, one) in enumerate(spec["targets"].items())}
+    at_once([target.start for target in targets.values() if not target.waits])
+    note("targets", began)
+    tracers: dict[str, Tracer] = {}
+    stages = []
+    for one in spec["stages"]:
+        target = targets[one["target"]]
+        place = Tracer(one["tracer"], target, f"agent-{len(tracers)}")
+        stages.append(Stage(one, target, tracers.setdefault(place.key, place)))
+    at_once([tracer.start for tracer in tracers.values()])
+    for stage in stages:
+        if stage.target.waits:
+            stage.target.start(stage.tracer.pid)
+        stage.prepare()
+    note("stages", began)
+    for scope in range(4):
+        SCOPE.write_text(str(scope))
+        play(stages, scope)
+        note(f"scope {scope}", began)
+
+
+def prepare(profiles: str) -> None:
+    """The image that all containers share, AppArmor's profiles, a program that only root may read."""
+    archive = "cd $(mktemp -d) && mkdir -p dev proc sys usr etc tmp in && chmod 1777 tmp && "
+    archive += f"ln -s usr/bin usr/sbin usr/lib usr/lib64 . && tar -c . | docker import - {IMAGE}"
+    call("sh", "-c", archive)
+    call("apparmor_parser", "--replace", given=profiles.encode())
+    call("install", "-m", "711", "/in/server", "/in/unreadable")
+    os.mkdir("/in/talk")
+
+
+def at_once(starts: list[Callable[[], None]]) -> None:
+    """Run them, a few at a time; none of the threads is left when this returns, so that forks are safe again."""
+
+    def run(start: Callable[[], None]) -> None:
+        try:
+            start()
+        except Exception as error:
+            note(repr(error), time.monotonic())
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(run, starts))
+
+
+def play(stages: list[Stage], scope: int) -> None:
+    """All scenes of one scope."""
+    workers = []
+    for share in shares(stages):
+        worker = os.fork()
+        if worker == 0:
+            for stage in share:
+                for scene in stage.spec["scenes"]:
+                    if scene["scope"] == scope:
+                        report(stage, scene)
+            os._exit(0)
+        workers.append(worker)
+    for worker in workers:
+        os.waitpid(worker, 0)
+
+
+def shares(stages: list[Stage]) -> list[list[Stage]]:
+    """The stages, divided among the workers: those of one target or one agent stay together."""
+    groups: list[list[Stage]] = []
+    for stage in stages:
+        near = [g for g in groups if any(stage.target is s.target or stage.tracer is s.tracer for s in g)]
+        groups = [g for g in groups if g not in near] + [[s for g in near for s in g] + [stage]]
+    found: list[list[Stage]] = [[] for _ in range(WORKERS)]
+    for group in sorted(groups, key=len, reverse=True):
+        min(found, key=len).extend(group)
+    return found
+
+
+def report(stage: Stage, scene: Spec) -> None:
+    """One scene's line; what goes wrong with one does not end the others."""
+    try:
+        found = stage.play(scene)
+    except Exception as error:
+        found = {"scene": scene["name"], "error": repr(error)}
+    os.write(1, json.dumps(found).encode() + b"\n")
+
+
+def note(what: str, began: float) -> None:
+    """How long it took so far, for whoever reads the output."""
+    print(f"{what}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
