@@ -149,8 +149,8 @@ DOCKERS: Final = (  # the table of kernel-facts.md
         "its own child, default",
         "default",
         Tracer("exec", child=True),
-        # Scope 1: a dlv that becomes that very process may attach; one that safedlv starts is the target's sibling, as the
-        # probe is. From outside nobody can tell whether the question means that process, or one beside it.
+        # Scope 1: a dlv that becomes that very process may attach; one that safedlv starts is the target's sibling, as
+        # the probe is. From outside nobody can tell whether the question means that process, or one beside it.
         (OK, inside(YAMA), YAMA, FOR_GOOD),
     ),
     Stage("root of the machine", "default", machine(), POWERFUL),
