@@ -41,9 +41,10 @@ def clean(words: list[str]) -> int:
 
 
 def _siblings(engine: Engine, *, dry: bool) -> list[str]:
+    from safedlv.sibling.clone_record import restore
     from safedlv.sibling.sweep import sweep
 
-    return sweep(engine, dry=dry)
+    return [*restore(engine, dry=dry), *sweep(engine, dry=dry)]
 
 
 def _images(engine: Engine, *, dry: bool) -> list[str]:

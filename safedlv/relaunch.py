@@ -59,6 +59,8 @@ FLAGS = {
     "apparmor": "PROFILE",
     "emit": "FORM",
 }
+HELD_AT_MOST_US = 100_000.0
+"""For how long the experiments may hold the target: on a busy machine doctor's own limit ends them too early."""
 FORMS = ("run", "compose", "devcontainer", "kubernetes")
 
 
@@ -150,7 +152,7 @@ def _needed(container: Document, options: Options) -> Needed:
             "what is needed is found out by a probe from within the container, which takes root",
             "run it as root, or name the changes: --change cap:sys_ptrace,seccomp",
         )
-    diagnosis = diagnose(f"docker:{name}", who="container")
+    diagnosis = diagnose(f"docker:{name}", who="container", hold_limit_us=HELD_AT_MOST_US)
     if diagnosis.verdict in ("ok", "degraded"):
         return Needed(
             (), f"no copy is needed: a debugger can attach in {printable(name)}: safedlv attach docker:{name}"
@@ -239,7 +241,11 @@ def _show(engine: Engine, clone: Clone, steps: list[Step], options: Options) -> 
     lines = [f"The copy of {clone.name} has", *(f"  {line}" for line in clone.describe())]
     if not options.on("snapshot"):
         written = engine.ask("tell what it has written", lambda: engine.api.diff(clone.original)) or []
-        lines += [f"  not the {len(written)} paths that the container has written (--snapshot)"] if written else []
+        lines += (
+            [f"  not what the container has written (docker diff {clone.name}), unless you say --snapshot"]
+            if written
+            else []
+        )
     lines += ["", "Steps", *(f"  {number}. {step.describe()}" for number, step in enumerate(steps, 1))]
     lines.append("  Each is undone at the end, the last first." if not options.on("keep") else "")
     sys.stderr.write("\n".join(lines).rstrip() + "\n")
@@ -343,8 +349,12 @@ def _do(engine: Engine, work: Work, record: Record) -> None:
         if signal.sigpending() & set(LEAVING):
             raise _EndedError
         record.begin(number)
-        step.do(engine)
-        audit(step.verb, step.describe())
+        try:
+            step.do(engine)
+        except EngineError:
+            record.done(number)  # it was answered: nothing is under way
+            raise
+        audit(step.verb, f"for a copy of {work.clone.name}: {step.describe()}")
         record.done(number)
 
 
@@ -368,7 +378,8 @@ def _verified(work: Work) -> str:
     if os.geteuid() != 0:
         return f"the copy {name} runs; whether a debugger can attach was not tried: that takes root"
     diagnosis = diagnose(f"docker:{name}", who=work.needed.who)
-    if diagnosis.verdict in ("ok", "degraded"):
+    missing = {cause.id for cause in diagnosis.causes} == {"delve-missing"}  # here, which is no fault of the copy
+    if missing or diagnosis.verdict in ("ok", "degraded"):
         poor = [cause.summary for cause in diagnosis.causes]
         return "; ".join([f"the copy {name} runs, and the probe passes in it", *poor])
     causes = "; ".join(cause.summary for cause in diagnosis.causes) or "the probe did not pass"

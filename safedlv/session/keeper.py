@@ -30,7 +30,8 @@ LEAVE_WITHIN = 20.0  # seconds for dlv to halt the target, clear breakpoints and
 GET_VERSION = b'{"method":"RPCServer.GetVersion","params":[{}],"id":0}\n'
 DLV, CONNECTION, CONTAINER, MADE = b"d", b"c", b"k", b"m"
 """What is said on the lifeline: dlv's PID; the first byte of a connection, with a copy of the connection; the name of
-the container that dlv will run in and, after a space, the path of its engine's socket; that the engine has made it."""
+the container that dlv will run in and, after a space, the path of its engine's socket, or nothing: there will be none
+after all; that the engine has made it."""
 ENGINE_WITHIN = 30.0  # seconds for the engine to do one thing
 INSIDE = "session"
 """The directory in the session's that a container is given."""
@@ -90,7 +91,7 @@ class Keeper:
                     self.pidfd = os.pidfd_open(self.dlv)
             elif data.startswith(CONTAINER):
                 name, _, engine = os.fsdecode(data[1:]).partition(" ")
-                self.container = name, engine
+                self.container = (name, engine) if name else None
             elif data.startswith(MADE):
                 self.made = True
             elif fds:

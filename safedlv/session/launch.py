@@ -27,6 +27,9 @@ LISTENING = b"API server listening at: "
 class Delve:
     """A dlv of ours: its process, its log pipe, and the private address that it listens on."""
 
+    first_commands = ""
+    """What its terminal is told before the user comes, a line each."""
+
     def __init__(
         self, pid: int, directory: str, unix: bool, log: int, keeper_pid: int, lifeline: socket.socket
     ) -> None:
@@ -162,10 +165,11 @@ def private_directory() -> str:
 
 def listens_on_unix(version: str | None) -> bool:
     """Whether a dlv of that version can listen on a unix socket; not known counts as no."""
-    return version is not None and _number(version) >= UNIX_SINCE
+    return version is not None and number_of(version) >= UNIX_SINCE
 
 
-def _number(version: str) -> tuple[int, int]:
+def number_of(version: str) -> tuple[int, int]:
+    """The first two parts of a version; (0, 0) for what is none."""
     parts = version.split(".")
     try:
         return int(parts[0]), int(parts[1])

@@ -39,14 +39,19 @@ def run_terminal(dlv: str, delve: Delve, line: CommandLine, log: int) -> int:
     unix = isinstance(delve.address, str)  # a dlv that listens on unix sockets can connect to them too
     front = listen(f"unix:{delve.directory}/front" if unix else "127.0.0.1:0")
     relay = Relay(front, delve, multi=False, check_user=True, log=log)
-    argv = [dlv, "connect", *_connect_flags(line), f"unix:{front.shown}" if unix else front.shown]
+    argv = [dlv, "connect", *_connect_flags(line, delve), f"unix:{front.shown}" if unix else front.shown]
     if all(os.isatty(fd) for fd in (0, 1, 2)):
         return Terminal(relay, argv).run()
     return _run_plain(relay, argv)
 
 
-def _connect_flags(line: CommandLine) -> list[str]:
-    return [f"--init={line.text('init')}"] if line.text("init") else []
+def _connect_flags(line: CommandLine, delve: Delve) -> list[str]:
+    if line.text("init") or not delve.first_commands:
+        return [f"--init={line.text('init')}"] if line.text("init") else []
+    path = os.path.join(delve.directory, "init")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(delve.first_commands)
+    return [f"--init={path}"]
 
 
 def _run_plain(relay: Relay, argv: list[str]) -> int:

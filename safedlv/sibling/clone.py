@@ -29,8 +29,8 @@ RECORD: Final = "safedlv.record"
 ONE_OFF: Final = "com.docker.compose.oneoff"
 COMPOSE_PROJECT: Final = "com.docker.compose.project"
 BESIDE, SWAP = "beside", "swap"
-DOES_NOTHING_TO_A_CONTAINER: Final = frozenset({"user", "root"})
-"""Changes that ``docker exec --user`` makes."""
+DOES_NOTHING_TO_A_CONTAINER: Final = frozenset({"user", "root", "delve"})
+"""Changes of the debugger alone: whom ``docker exec --user`` starts it as, and that there is one."""
 LIVING: Final = frozenset({"thaw", "limit:pids", "limit:memory"})
 """Changes that the engine makes to a container while it runs."""
 
@@ -302,8 +302,7 @@ def _notes(draft: _Draft) -> None:
             draft.notes.append("labels are kept: what goes by labels, such as a proxy, sees the copy, too")
     elif mode not in BUILT_IN and not mode.startswith("container:"):
         draft.notes.append("an address that the engine chose may be another one afterwards, as after every start")
-    for change in draft.wish.ids:
-        if change in DOES_NOTHING_TO_A_CONTAINER:
-            draft.notes.append("dlv is to be started as another user: docker exec --user, see safedlv doctor")
+    if {"user", "root"} & set(draft.wish.ids):
+        draft.notes.append("dlv is to be started as another user: docker exec --user, see safedlv doctor")
     if not beside and draft.container.get("ExecIDs"):
         draft.notes.append("what docker exec has started in the original ends with it")

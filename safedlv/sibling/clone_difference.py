@@ -17,7 +17,7 @@ from safedlv.values import Value
 
 Document = dict[str, Any]
 
-TOP: Final = ("Path", "Args", "Image", "Driver", "Platform", "AppArmorProfile")
+TOP: Final = ("Path", "Args", "Image", "Driver", "Platform")
 SETS: Final = frozenset({"Binds", "CapAdd", "CapDrop", "Links", "SecurityOpt", "Aliases", "DeviceCgroupRules"})
 OF_A_MOUNT: Final = ("Type", "Name", "Source", "Driver", "RW", "Propagation")
 """Mode is left out: for a volume the engine writes "" or "z" by the way it was named."""
@@ -39,7 +39,9 @@ class Difference(Value):
 
 def differences(original: Document, copy: Document) -> tuple[Difference, ...]:
     """Every difference in what the two were told to be."""
-    return tuple(_compare((), _settings(original), _settings(copy)))
+    running = all((document.get("State") or {}).get("Running") for document in (original, copy))
+    top = (*TOP, "AppArmorProfile") if running else TOP  # the engine settles on a profile at the start
+    return tuple(_compare((), _settings(original, top), _settings(copy, top)))
 
 
 def undeclared(found: tuple[Difference, ...], declared: tuple[Change, ...]) -> tuple[Difference, ...]:
@@ -48,7 +50,7 @@ def undeclared(found: tuple[Difference, ...], declared: tuple[Change, ...]) -> t
     return tuple(one for one in found if not any(one.path[: len(path)] == path for path in paths))
 
 
-def _settings(document: Document) -> Document:
+def _settings(document: Document, top: tuple[str, ...]) -> Document:
     config, host = dict(document["Config"]), dict(document["HostConfig"])
     own = document["Id"][:12]
     mode = str(host.get("NetworkMode") or "")
@@ -63,7 +65,7 @@ def _settings(document: Document) -> Document:
         host[key] = [str(name).upper().removeprefix("CAP_") for name in host.get(key) or []]
     networks = (document.get("NetworkSettings") or {}).get("Networks") or {}
     return {
-        **{key: document.get(key) for key in TOP},
+        **{key: document.get(key) for key in top},
         "Config": config,
         "HostConfig": host,
         "Mounts": {

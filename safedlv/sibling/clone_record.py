@@ -137,7 +137,8 @@ class Record:
                 yield error.sentence
             else:
                 if words:
-                    audit("removed" if words.startswith("removed") else "changed", words)
+                    verb, _, what = words.partition(" ")
+                    audit(*((verb, what) if verb == "removed" else ("changed", words)))
                     said.append(words)
 
 
@@ -181,12 +182,12 @@ def _sync_directory() -> None:
 # ---------------------------------------------------------------- after a run that could not
 
 
-def restore(engine: Engine) -> list[str]:
+def restore(engine: Engine, *, dry: bool = False) -> list[str]:
     """Undo what killed runs have left: what was done, and what could not be, a line each.
 
-    Records of runs that live, and of copies that are to stay, are left alone.
+    Records of runs that live, and of copies that are to stay, are left alone. ``dry``: only say what there is.
     """
-    return _undo_all(engine, lambda record: not record.kept) + _orphans(engine)
+    return _undo_all(engine, lambda record: not record.kept, dry=dry) + _orphans(engine, dry=dry)
 
 
 def bring_back(engine: Engine, name: str) -> list[str]:
@@ -206,7 +207,7 @@ def bring_back(engine: Engine, name: str) -> list[str]:
     return said
 
 
-def _undo_all(engine: Engine, wanted: Callable[[Record], bool]) -> list[str]:
+def _undo_all(engine: Engine, wanted: Callable[[Record], bool], *, dry: bool = False) -> list[str]:
     """Undo the records that are wanted, of this engine, and nobody's."""
     said: list[str] = []
     ident = engine_id(engine)
@@ -216,7 +217,7 @@ def _undo_all(engine: Engine, wanted: Callable[[Record], bool]) -> list[str]:
             continue
         try:
             if record.head.get("engine") == ident and wanted(record):
-                said += record.undo(engine)
+                said += [f"would undo the copy of {record.head['name']}"] if dry else record.undo(engine)
         except SafedlvError as error:
             said.append(f"{record.head['name']}: {error.sentence}")
         finally:
@@ -254,7 +255,7 @@ def _opened(path: str, said: list[str]) -> Record | None:
     return None
 
 
-def _orphans(engine: Engine) -> list[str]:
+def _orphans(engine: Engine, *, dry: bool) -> list[str]:
     """Copies of this machine whose record is gone: the engine made them after it was undone."""
     said: list[str] = []
     found: list[dict[str, Any]] = engine.ask(
@@ -264,11 +265,15 @@ def _orphans(engine: Engine) -> list[str]:
         host, _, path = str((container.get("Labels") or {}).get(RECORD) or "").partition(":")
         if host != os.uname().nodename or not path or os.path.exists(path):
             continue
-        try:
-            remove(engine, container["Id"])
-        except EngineError as error:
-            said.append(str(error))
-            continue
-        audit("removed", f"container {container['Id'][:12]}, a copy without a record")
-        said.append(f"removed container {container['Id'][:12]}, a copy without a record")
+        what = f"container {container['Id'][:12]}, a copy without a record"
+        said.append(f"would remove {what}" if dry else _removed(engine, container["Id"], what))
     return said
+
+
+def _removed(engine: Engine, container: str, what: str) -> str:
+    try:
+        remove(engine, container)
+    except EngineError as error:
+        return str(error)
+    audit("removed", what)
+    return f"removed {what}"

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from attrs import asdict, field, frozen
 
-from safedlv.errors import SafedlvError
 from safedlv.runtimes.docker import NOT_FOUND, Engine
 from safedlv.runtimes.engine import EngineError
 from safedlv.sibling.clone import COPY, SWAP, Clone, Document
@@ -217,7 +216,7 @@ class Stop(Step):
     def undo(self, engine: Engine) -> str:
         found = _inspect(engine, self.container)
         if found is None:
-            raise SafedlvError(f"container {self.name} is not there any more: somebody else has removed it")
+            return f"cannot start {self.name} again: somebody else has removed it"
         if found["State"]["Running"]:
             return ""
         engine.ask(f"start {self.name} again", lambda: engine.api.start(self.container))

@@ -41,12 +41,15 @@ def user_inside(pid: int, first: int) -> tuple[int, int]:
         raise SafedlvError(f"the user of process {pid} has no number in its container") from error
 
 
-def pid_inside(found: Found) -> int:
-    """The target's PID in the innermost namespace, which the sidecar joins (proc_pid_status(5): NSpid)."""
-    inside = read_process(found.pid).status.ns_pid
-    if not isinstance(inside, tuple):
+def pid_inside(found: Found, first: int) -> int:
+    """The target's PID in the namespace of the container's first process, which the sidecar joins.
+
+    The target itself may live in one below (proc_pid_status(5): NSpid).
+    """
+    target, container = (read_process(pid).status.ns_pid for pid in (found.pid, first))
+    if not isinstance(target, tuple) or not isinstance(container, tuple) or len(target) < len(container):
         raise SafedlvError(f"the PID of process {found.pid} in its container cannot be read")
-    return inside[-1]
+    return target[len(container) - 1]
 
 
 def least_privilege(found: Found, first: int, user: tuple[int, int], timeout: float) -> Privilege:

@@ -35,8 +35,10 @@ ENGINES_CALLS: Final = (
     "setgid",
     "setgroups",
     "setuid",
+    "umask",
 )
-"""What the container's runtime itself calls between loading the filter and starting dlv (runc libcontainer)."""
+"""What the container's runtime itself calls between loading the filter and starting dlv (runc libcontainer), and what
+a shell calls that starts it (toolbox.py)."""
 
 
 @frozen(eq=False, repr=False)

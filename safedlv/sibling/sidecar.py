@@ -13,7 +13,6 @@ import errno
 import fcntl
 import os
 import socket
-import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -30,9 +29,9 @@ from safedlv.runtimes.docker import Engine, inspect
 from safedlv.runtimes.engine import EngineError, unix_socket
 from safedlv.session import keeper
 from safedlv.session.bystander import ended
-from safedlv.session.launch import Delve, arguments, listens_on_unix, private_directory
+from safedlv.session.launch import Delve, arguments, listens_on_unix, number_of, private_directory
 from safedlv.session.listen import Listener
-from safedlv.sibling import needs
+from safedlv.sibling import checkout, needs
 from safedlv.sibling.plan import SESSION, Sidecar
 from safedlv.sibling.sweep import owner_label, sweep
 from safedlv.sibling.toolbox import Toolbox, ensure, given_image, is_there, toolbox_of
@@ -51,6 +50,7 @@ class Prepared:
     def __init__(self, engine: Engine, toolbox: Toolbox, plan: Sidecar, verified: bool) -> None:
         self.engine, self.toolbox, self.plan, self.verified = engine, toolbox, plan, verified
         self.made_before = is_there(engine, toolbox)
+        self.first_commands = ""
 
     def describe(self) -> tuple[str, ...]:
         """What it will do, and how it is known to be enough."""
@@ -76,7 +76,7 @@ def prepare(found: Found, dlv: str, line: CommandLine) -> Prepared:
     first = int(document["State"]["Pid"])
     user = needs.user_inside(found.pid, first)
     privilege = needs.least_privilege(found, first, user, line.number("probe-timeout", runner.STOP_WITHIN))
-    pid = needs.pid_inside(found)
+    pid = needs.pid_inside(found, first)
     plan = Sidecar(
         target=document["Id"],
         process=found.pid,
@@ -92,7 +92,10 @@ def prepare(found: Found, dlv: str, line: CommandLine) -> Prepared:
         name=f"safedlv-sidecar-{os.urandom(6).hex()}",
     )
     with _in_sentences():
-        return Prepared(engine, toolbox, plan, privilege.verified)
+        prepared = Prepared(engine, toolbox, plan, privilege.verified)
+    if not line.on("headless"):
+        prepared.first_commands = checkout.commands(found.procdir, number_of(version_of(dlv) or ""))
+    return prepared
 
 
 def _container(found: Found, line: CommandLine) -> str:
@@ -110,9 +113,9 @@ def _container(found: Found, line: CommandLine) -> str:
 
 def _toolbox(engine: Engine, dlv: str, found: Found, line: CommandLine) -> Toolbox:
     """Where dlv comes from; it is one that can be reached, and that supports the target's Go as far as it is known."""
-    image = line.text("toolbox-image")
+    image, for_everybody = line.text("toolbox-image"), os.geteuid() != 0
     if image:
-        return given_image(engine, image)
+        return given_image(engine, image, for_everybody=for_everybody)
     if not listens_on_unix(version_of(dlv)):
         raise SafedlvError(
             f"dlv {version_of(dlv) or 'of unknown version'} does not listen on unix sockets, and there is no other "
@@ -121,7 +124,7 @@ def _toolbox(engine: Engine, dlv: str, found: Found, line: CommandLine) -> Toolb
         )
     if line.on("check-go-version", default=True):
         needs.require_supported_go(dlv, found)
-    return toolbox_of(dlv)
+    return toolbox_of(dlv, for_everybody=for_everybody)
 
 
 def _command(toolbox: Toolbox, line: CommandLine, pid: int) -> tuple[str, ...]:
@@ -167,7 +170,7 @@ def _run(prepared: Prepared, plan: Sidecar, lifeline: socket.socket) -> int:
     try:
         engine.ask("make the sidecar", lambda: engine.api.create_container_from_config(plan.config(), name=plan.name))
     except EngineError:
-        lifeline.send(keeper.MADE)  # or not: in any case it will not come later
+        lifeline.send(keeper.CONTAINER)  # there is none to remove; one of that name would be somebody else's
         raise
     lifeline.send(keeper.MADE)
     audit("created", f"container {plan.name} beside {plan.target[:12]}")
@@ -184,7 +187,7 @@ class SidecarDelve(Delve):
     def __init__(
         self, prepared: Prepared, pid: int, target: int, log: int, keeper_pid: int, lifeline: socket.socket
     ) -> None:
-        self.engine, self.plan = prepared.engine, prepared.plan
+        self.engine, self.plan, self.first_commands = prepared.engine, prepared.plan, prepared.first_commands
         try:
             self.target = os.pidfd_open(target)
             super().__init__(pid, os.path.dirname(self.plan.directory), True, log, keeper_pid, lifeline)
@@ -242,10 +245,6 @@ def _state(engine: Engine, name: str) -> dict[str, Any]:
 
 # ---------------------------------------------------------------- the session's directory
 
-_ACL_VERSION: Final = 2
-_ACL_EVERYBODY: Final = ((0x01, 7), (0x04, 7), (0x20, 7))
-"""user::rwx, group::rwx, other::rwx as (tag, permissions) (include/uapi/linux/posix_acl_xattr.h)."""
-
 
 def _make_directory(plan: Sidecar) -> int:
     """The session's directory and the one in it for the container; returns dlv's log, open."""
@@ -254,7 +253,6 @@ def _make_directory(plan: Sidecar) -> int:
         os.mkdir(directory, 0o700)
         os.mkdir(plan.directory)
         os.chmod(plan.directory, 0o777)  # noqa: S103  the directory around it lets nobody in but us
-        _let_everybody_use(plan.directory)
         fifo = os.path.join(plan.directory, LOG)
         os.mkfifo(fifo)
         os.chmod(fifo, 0o666)  # noqa: S103  as above
@@ -268,16 +266,3 @@ def _make_directory(plan: Sidecar) -> int:
     with contextlib.suppress(OSError):  # room for what dlv writes when we are killed and it must still leave
         fcntl.fcntl(log, fcntl.F_SETPIPE_SZ, LOG_BYTES)
     return log
-
-
-def _let_everybody_use(directory: str) -> None:
-    """What is made in it is everybody's: dlv's socket too, which its umask would keep for its user (acl(5)).
-
-    root needs no such permission. Raises OSError where the file system has no ACLs.
-    """
-    entries = b"".join(struct.pack("<HHI", tag, permissions, 0xFFFFFFFF) for tag, permissions in _ACL_EVERYBODY)
-    try:
-        os.setxattr(directory, "system.posix_acl_default", struct.pack("<I", _ACL_VERSION) + entries)
-    except OSError:
-        if os.geteuid() != 0:
-            raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from safedlv.facts.procfs import ProcDir, identity
+from safedlv.facts.procfs import ProcDir, identity, parse_stat
 from safedlv.runtimes.docker import Engine
 from safedlv.runtimes.engine import unix_socket
 from safedlv.session.keeper import INSIDE, Keeper
@@ -48,9 +48,11 @@ def is_stale(owner: str, *, running: bool) -> bool:
 
 
 def _lives(pid: str, started: str) -> bool:
+    """Not so of a zombie, which nobody may have waited for (proc_pid_stat(5): state)."""
     try:
-        return str(_started(int(pid))) == started
-    except (OSError, ValueError):
+        with ProcDir(pid) as procdir:
+            return parse_stat(procdir.read("stat"))[1][0] not in (b"Z", b"X") and str(identity(procdir)) == started
+    except (OSError, ValueError, IndexError):
         return False
 
 

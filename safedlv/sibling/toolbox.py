@@ -30,6 +30,8 @@ ROOT: Final = f"{SESSION}/root"
 SEEN_THROUGH: Final = ("lib", "lib32", "lib64", "libx32", "usr", "opt", "srv", "app", "home", "go", "nix", "var")
 """Top directories in which a program's libraries may lie."""
 LIST_SECONDS: Final = 10
+SHELL: Final = "/bin/sh"
+WITHOUT_UMASK: Final = ("-c", 'umask 0; exec "$@"', "sh")
 LAYOUT: Final = "1"
 """Part of the tag: changed when the image is put together in another way."""
 
@@ -48,22 +50,37 @@ class Toolbox:
         return f"make the image {self.tag} ({size} MB) from the local dlv and the libraries that it links"
 
 
-def toolbox_of(dlv: str) -> Toolbox:
-    """The toolbox of this dlv. Raises SafedlvError when its libraries cannot be found."""
-    interpreter, libraries = _libraries(dlv)
-    files = [(f"{DIRECTORY}/dlv", dlv)]
-    files += [(f"{DIRECTORY}/{os.path.basename(path)}", path) for path in dict.fromkeys(libraries)]
-    entry: tuple[str, ...] = (f"{DIRECTORY}/dlv",)
-    if interpreter:
-        loader = f"{DIRECTORY}/{os.path.basename(interpreter)}"
-        files.append((loader, interpreter))
-        entry = (loader, "--library-path", DIRECTORY, f"{DIRECTORY}/dlv")
-    return Toolbox(f"{REPOSITORY}:{_digest(files)}", tuple(dict.fromkeys(files)), entry)
+def toolbox_of(dlv: str, *, for_everybody: bool = False) -> Toolbox:
+    """The toolbox of this dlv. Raises SafedlvError when its libraries cannot be found.
+
+    ``for_everybody``: dlv's socket is to be everybody's, for a safedlv that is neither root nor dlv's user in the
+    container. No engine sets a umask, so a shell does, the local one.
+    """
+    files, entry = _program(dlv, "dlv")
+    if for_everybody:
+        of_shell, shell = _program(SHELL, "sh")
+        files, entry = [*files, *of_shell], (*shell, *WITHOUT_UMASK, *entry)
+    files = list(dict.fromkeys(files))
+    return Toolbox(f"{REPOSITORY}:{_digest(files)}", tuple(files), entry)
 
 
-def given_image(engine: Engine, image: str) -> Toolbox:
-    """A toolbox in an image that somebody made, with dlv on its PATH. Raises SafedlvError when it is not there."""
-    toolbox = Toolbox(image, (), ("dlv",))
+def _program(path: str, name: str) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+    """A program and what it links, as (path inside, path here), and how it is started inside."""
+    interpreter, libraries = _libraries(path)
+    files = [(f"{DIRECTORY}/{name}", path)]
+    files += [(f"{DIRECTORY}/{os.path.basename(library)}", library) for library in libraries]
+    if not interpreter:
+        return files, (f"{DIRECTORY}/{name}",)
+    loader = f"{DIRECTORY}/{os.path.basename(interpreter)}"
+    return [*files, (loader, interpreter)], (loader, "--library-path", DIRECTORY, f"{DIRECTORY}/{name}")
+
+
+def given_image(engine: Engine, image: str, *, for_everybody: bool = False) -> Toolbox:
+    """A toolbox in an image that somebody made, with dlv on its PATH. Raises SafedlvError when it is not there.
+
+    ``for_everybody`` as with :func:`toolbox_of`; it takes a shell in the image.
+    """
+    toolbox = Toolbox(image, (), ("sh", *WITHOUT_UMASK, "dlv") if for_everybody else ("dlv",))
     if not is_there(engine, toolbox):
         raise SafedlvError(f"there is no image {printable(image)}", f"docker pull {printable(image)}")
     return toolbox

@@ -1,0 +1,150 @@
+"""SIGKILL at random moments of a sidecar's life: the target runs on, and no container, directory or socket is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from safedlv.runtimes.docker import Engine as Docker
+from safedlv.sibling.sweep import sweep
+from tests.clients import JsonRpc
+from tests.docker.conftest import Engine
+from tests.docker.sidecars import SERVER, Beside, Box, line_of, sidecars
+from tests.support import SAFEDLV, assert_unharmed, count, our_directories, our_processes, require, status, wait_until
+
+SOURCE = SERVER / "main.go"
+LINE = line_of(SOURCE, "text := fmt.Sprintf")
+MakeBox = Callable[..., Box]
+STARTS = 0.6  # seconds, about, from the command to a dlv that has attached
+
+
+@pytest.fixture(autouse=True)
+def needs_root() -> None:
+    require(os.geteuid() == 0, "enters containers as root")
+
+
+def a_session(process: subprocess.Popen[str], box: Box) -> None:
+    """What a client does until the connection breaks: a breakpoint, hits, steps."""
+    assert process.stdout is not None
+    address = process.stdout.readline().partition(": ")[2].strip()
+    if not address:
+        return
+    with contextlib.suppress(OSError, RuntimeError, ValueError), contextlib.closing(JsonRpc(address)) as client:
+        client.call("CreateBreakpoint", Breakpoint={"file": str(SOURCE), "line": LINE})
+        while True:
+            request = box.visit()
+            client.command("continue")
+            client.command("next")
+            client.command("next")
+            client.send("Command", name="continue")
+            request.join()
+            client.command("halt")
+            client.answer()
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("part", ["start", "session"])
+def test_kill_of_safedlv(make_box: MakeBox, newest_dlv: str, tmp_path: Path, part: str) -> None:
+    """50 times while it is made and started, and 50 times at any moment of a session."""
+    box = make_box()
+    moments = random.Random(f"sidecar {part}")
+    path = tmp_path / "socket"
+    for trial in range(count(50)):
+        session = Beside(f"docker:{box.name}", f"--listen=unix:{path}")
+        client = threading.Thread(target=a_session, args=(session.process, box))
+        client.start()
+        time.sleep(moments.uniform(0.1, STARTS) if part == "start" else STARTS + moments.uniform(0, 3.0))  # the moment
+        session.process.send_signal(signal.SIGKILL)
+        client.join()
+        session.process.communicate()
+        wait_until(lambda: not path.exists(), f"trial {trial}: the socket is gone", 45)
+        box.assert_left_alone(45)
+
+
+@pytest.mark.timeout(600)
+def test_kill_of_the_terminal(make_box: MakeBox, newest_dlv: str) -> None:
+    box = make_box()
+    moments = random.Random("sidecar's terminal")
+    for _ in range(count(20)):
+        words = [*SAFEDLV[1:], "attach", "--via", "sidecar", f"docker:{box.name}"]
+        terminal = pexpect.spawn(SAFEDLV[0], words, timeout=20)
+        terminal.sendline(f"break {SOURCE}:{LINE}")
+        terminal.sendline("continue")
+        time.sleep(STARTS + moments.uniform(0, 1.5))
+        terminal.kill(signal.SIGKILL)
+        terminal.close(force=True)
+        box.assert_left_alone(45)
+
+
+def keeper_of(session: Beside) -> int:
+    """The one child of safedlv that stays."""
+    return int(Path(f"/proc/{session.process.pid}/task/{session.process.pid}/children").read_text().split()[0])
+
+
+def swept(name: str, *, dry: bool = False) -> list[str]:
+    """What a sweep says of one sidecar; there may be others, of another run of the tests."""
+    with Docker() as engine:
+        return [line for line in sweep(engine, dry=dry) if name in line]
+
+
+@pytest.mark.parametrize("hit", [False, True], ids=["nobody had come", "a breakpoint is set"])
+def test_kill_of_both(make_box: MakeBox, docker_engine: Engine, newest_dlv: str, hit: bool) -> None:
+    """What safedlv and its keeper leave together holds the target: until the next session, which begins with that."""
+    box = make_box()
+    session = Beside(f"docker:{box.name}", "--accept-multiclient")
+    address = session.address()
+    wait_until(lambda: status(box.pid, "TracerPid") != "0", "dlv has attached")
+    client = JsonRpc(address) if hit else None
+    if client:
+        client.call("CreateBreakpoint", Breakpoint={"file": str(SOURCE), "line": LINE})
+    for pid in (keeper_of(session), session.process.pid):
+        os.kill(pid, signal.SIGKILL)
+    session.process.communicate()
+    if client:
+        client.close()
+    wait_until(lambda: not our_processes(), "no process of ours is left")
+    (left,) = sidecars(box)
+    assert status(box.pid, "State").startswith("t")
+    assert swept(left, dry=True) == [f"would end sidecar {left}, whose safedlv was killed"]
+    assert sidecars(box) == [left]
+    following = Beside(f"docker:{box.name}")
+    following.client().detach()
+    code, _, err = following.end()
+    assert code == 0
+    assert f"safedlv: ended sidecar {left}, whose safedlv was killed\n" in err
+    box.assert_left_alone()
+
+
+def test_a_live_session_is_not_swept(make_box: MakeBox, docker_engine: Engine, newest_dlv: str) -> None:
+    """Nor one whose keeper alone was killed, nor one of another PID namespace."""
+    box = make_box()
+    session = Beside(f"docker:{box.name}")
+    client = session.client()
+    (name,) = sidecars(box)
+    assert not swept(name)
+    os.kill(keeper_of(session), signal.SIGKILL)
+    assert not swept(name)
+    elsewhere = ["unshare", "--pid", "--fork", *SAFEDLV[:1], "-c", SWEEP]
+    assert name not in subprocess.run(elsewhere, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert sidecars(box) == [name]
+    client.call("State", NonBlocking=True)
+    client.detach()
+    assert session.end()[0] == 0
+    assert_unharmed(box.pid)
+    assert swept(name) == [f"ended sidecar {name}, whose safedlv was killed"]
+    assert not sidecars(box)
+    assert not our_directories()
+    assert "hello" in box.get()
+
+
+SWEEP = "from safedlv.runtimes.docker import Engine; from safedlv.sibling.sweep import sweep; print(sweep(Engine()))"
