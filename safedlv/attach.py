@@ -135,9 +135,9 @@ def _beside(dlv: str, line: CommandLine, found: Found, listener: Listener | None
     from safedlv.sibling import sidecar
 
     prepared = sidecar.prepare(found, dlv, line)
-    listener = listener or _listener(line)
     launch.hold_signals()
-    return _serve(sidecar.start(prepared, found, listener), dlv, line, listener, log)
+    delve, listener = sidecar.start(prepared, found, lambda: listener or _listener(line))
+    return _serve(delve, dlv, line, listener, log)
 
 
 def _session(dlv: str, line: CommandLine, found: Found, listener: Listener | None, log: int) -> int:

@@ -28,10 +28,10 @@ from safedlv.session.bystander import Bystander, ended, traces
 READY_WITHIN = 300.0  # seconds for dlv to read the debug information of a very large program
 LEAVE_WITHIN = 20.0  # seconds for dlv to halt the target, clear breakpoints and detach
 GET_VERSION = b'{"method":"RPCServer.GetVersion","params":[{}],"id":0}\n'
-DLV, CONNECTION, CONTAINER, MADE = b"d", b"c", b"k", b"m"
+DLV, CONNECTION, CONTAINER, MADE, SOCKET = b"d", b"c", b"k", b"m", b"s"
 """What is said on the lifeline: dlv's PID; the first byte of a connection, with a copy of the connection; the name of
 the container that dlv will run in and, after a space, the path of its engine's socket, or nothing: there will be none
-after all; that the engine has made it."""
+after all; that the engine has made it; the path of a unix socket that safedlv is about to make for its clients."""
 ENGINE_WITHIN = 30.0  # seconds for the engine to do one thing
 INSIDE = "session"
 """The directory in the session's that a container is given."""
@@ -77,6 +77,7 @@ class Keeper:
         self.container: tuple[str, str] | None = None
         """Its name, and its engine's socket."""
         self.made = False
+        self.socket_path = b""
         self.connections: list[tuple[socket.socket, bytes]] = []
 
     def keep(self, lifeline: socket.socket) -> None:
@@ -94,6 +95,8 @@ class Keeper:
                 self.container = (name, engine) if name else None
             elif data.startswith(MADE):
                 self.made = True
+            elif data.startswith(SOCKET):
+                self.socket_path = data[1:]
             elif fds:
                 self.connections.append((socket.socket(fileno=fds[0]), data[1:]))
         self.end()
@@ -107,6 +110,8 @@ class Keeper:
         if self.container is not None:
             self._remove_container(*self.container)
         _remove(self.directory)
+        if self.socket_path:
+            _remove_dead_socket(self.socket_path)
 
     def _forestall(self, container: str, engine: str) -> None:
         """Remove a container before it runs, or find the dlv in it: safedlv was killed before it could tell.
@@ -249,6 +254,15 @@ def _empty(directory: str) -> None:
                     os.unlink(name, dir_fd=fd)
         finally:
             os.close(fd)
+
+
+def _remove_dead_socket(path: bytes) -> None:
+    """Remove a socket on which nobody listens any more (unix(7): ECONNREFUSED)."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
 
 
 def _remove_socket(path: str, inode: int) -> None:

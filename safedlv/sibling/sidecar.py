@@ -15,7 +15,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from attrs import evolve
@@ -30,7 +30,7 @@ from safedlv.runtimes.engine import EngineError, unix_socket
 from safedlv.session import keeper
 from safedlv.session.bystander import ended
 from safedlv.session.launch import Delve, arguments, listens_on_unix, number_of, private_directory
-from safedlv.session.listen import Listener
+from safedlv.session.listen import UNIX, Listener
 from safedlv.sibling import checkout, needs
 from safedlv.sibling.plan import SESSION, Sidecar
 from safedlv.sibling.sweep import owner_label, sweep
@@ -51,6 +51,8 @@ class Prepared:
         self.engine, self.toolbox, self.plan, self.verified = engine, toolbox, plan, verified
         self.made_before = is_there(engine, toolbox)
         self.first_commands = ""
+        self.socket_path = ""
+        """Where a unix socket for clients will be."""
 
     def describe(self) -> tuple[str, ...]:
         """What it will do, and how it is known to be enough."""
@@ -93,6 +95,9 @@ def prepare(found: Found, dlv: str, line: CommandLine) -> Prepared:
     )
     with _in_sentences():
         prepared = Prepared(engine, toolbox, plan, privilege.verified)
+    address = line.text("listen")
+    if line.on("headless") and address.startswith(UNIX) and address[len(UNIX) :][:1] not in ("", "@"):
+        prepared.socket_path = os.path.abspath(address.removeprefix(UNIX))
     if not line.on("headless"):
         prepared.first_commands = checkout.commands(found.procdir, number_of(version_of(dlv) or ""))
     return prepared
@@ -144,18 +149,26 @@ def _in_sentences() -> Iterator[None]:
 # ---------------------------------------------------------------- start
 
 
-def start(prepared: Prepared, found: Found, listener: Listener | None) -> Delve:
-    """Make the image if need be, and the container; start it. Raises SafedlvError, with nothing left behind."""
-    directory = os.path.dirname(prepared.plan.directory)
-    close = [found.procdir] if listener is None else [found.procdir, listener.sock.fileno()]
-    path = listener.unix_path if listener is not None and listener.unix_path.startswith("/") else ""
-    keeper_pid, lifeline = keeper.start(directory, found.pid, close=close, socket_path=path)
+def start(
+    prepared: Prepared, found: Found, open_listener: Callable[[], Listener | None]
+) -> tuple[Delve, Listener | None]:
+    """Make the image if need be, and the container; start it, and open where clients come in.
+
+    Raises SafedlvError, with nothing left behind.
+    """
+    directory, listener = os.path.dirname(prepared.plan.directory), None
+    keeper_pid, lifeline = keeper.start(directory, found.pid, close=[found.procdir])
     try:
+        if prepared.socket_path and not os.path.lexists(prepared.socket_path):
+            lifeline.send(keeper.SOCKET + os.fsencode(prepared.socket_path))
+        listener = open_listener()
         with _in_sentences():
             log = _make_directory(prepared.plan)
             pid = _run(prepared, evolve(prepared.plan, owner=owner_label(keeper_pid, os.getpid())), lifeline)
-            return SidecarDelve(prepared, pid, found.pid, log, keeper_pid, lifeline)
+            return SidecarDelve(prepared, pid, found.pid, log, keeper_pid, lifeline), listener
     except BaseException:
+        if listener is not None:
+            listener.close()
         lifeline.close()
         os.waitpid(keeper_pid, 0)
         raise

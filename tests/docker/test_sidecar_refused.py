@@ -147,8 +147,11 @@ def test_no_such_image(box: Box) -> None:
     assert said == sentence("there is no image nobody/has:this", "docker pull nobody/has:this")
 
 
-def test_an_image_without_dlv(box: Box, sidecar_images: dict[str, str]) -> None:
-    said = refused("--via=sidecar", f"--toolbox-image={sidecar_images['scratch']}", f"docker:{box.name}")
+def test_an_image_without_dlv(box: Box, sidecar_images: dict[str, str], tmp_path: Path) -> None:
+    """Known only when it is started: the socket for clients, which is there by then, goes too."""
+    words = ["--via=sidecar", f"--listen=unix:{tmp_path}/socket", f"--toolbox-image={sidecar_images['scratch']}"]
+    said = refused(*words, f"docker:{box.name}")
+    assert not (tmp_path / "socket").exists()
     assert said.startswith("safedlv: the Docker Engine did not start the sidecar: ")
     assert '"dlv": executable file not found' in said
 
@@ -202,10 +205,22 @@ def start(box: Box, dlv: str, **changes: Any) -> None:
     try:
         prepared = sidecar.prepare(found, dlv, line)
         prepared.plan = evolve(prepared.plan, **changes)
-        sidecar.start(prepared, found, None)
+        sidecar.start(prepared, found, lambda: None)
     finally:
         found.close()
         prepared.engine.__exit__()
+
+
+def test_an_address_that_is_taken(box: Box, tmp_path: Path) -> None:
+    """In dlv's words on stdout; whoever has it keeps it."""
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(f"{tmp_path}/socket")
+        words = ["attach", "--headless", "--via=sidecar", f"--listen=unix:{tmp_path}/socket", f"docker:{box.name}"]
+        done = subprocess.run([*SAFEDLV, *words], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "")
+    said = f"couldn't start listener: listen unix {tmp_path}/socket: bind: address already in use\n"
+    assert done.stdout == said
+    assert (tmp_path / "socket").exists()
 
 
 def test_a_directory_that_cannot_be_made(box: Box, docker_engine: Engine, newest_dlv: str, tmp_path: Path) -> None:
