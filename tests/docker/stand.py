@@ -192,7 +192,7 @@ def from_inside(stand: Stand, scene: Scene, target: Container, tracer: Container
 
 
 def from_the_host(stand: Stand, scene: Scene, target: Container, tracer: Container) -> Document:
-    words = ["doctor", "--json", "--probe-timeout", "0.4"]
+    words = ["doctor", "--hold-limit=1", "--json", "--probe-timeout", "0.4"]
     if scene.sidecar is not None:
         words += [str(target.pid), "--tracer", f"pid:{tracer.pid}"]
     else:

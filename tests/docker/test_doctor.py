@@ -67,7 +67,16 @@ def test_doctor(docker_engine: Engine, prober_image: str, tmp_path: Path, newest
     pid = docker_engine.run(*options, prober_image, "/prober", "sleep")
     if name == "paused":
         docker_engine.docker("pause", docker_engine.last)
-    words = [*SAFEDLV, "doctor", "--json", "--probe-timeout", "0.5", f"docker:{docker_engine.last}", *case.tracer]
+    words = [
+        *SAFEDLV,
+        "doctor",
+        "--hold-limit=1",
+        "--json",
+        "--probe-timeout",
+        "0.5",
+        f"docker:{docker_engine.last}",
+        *case.tracer,
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert done.stderr == ""
     answer = json.loads(done.stdout)
@@ -84,7 +93,7 @@ def test_doctor(docker_engine: Engine, prober_image: str, tmp_path: Path, newest
 def test_the_change_is_what_docker_exec_needs(docker_engine: Engine, prober_image: str, newest_dlv: str) -> None:
     """A program in the container itself is refused as root, and passes as the user that the doctor names."""
     docker_engine.run("--user", "1000:1000", prober_image, "/prober", "sleep")
-    words = [*SAFEDLV, "doctor", "--json", f"docker:{docker_engine.last}", "--tracer", "container:0"]
+    words = [*SAFEDLV, "doctor", "--hold-limit=1", "--json", f"docker:{docker_engine.last}", "--tracer", "container:0"]
     answer = json.loads(subprocess.run(words, capture_output=True, text=True, check=False, timeout=60).stdout)
     assert answer["fix"]["changes"] == ["run the debugger as the target's own user (uid 1000, gid 1000)"]
     assert errnos(docker_engine, "-u", "0", docker_engine.last)["attach"] == errno.EPERM

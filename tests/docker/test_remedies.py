@@ -102,7 +102,7 @@ class Container:
         self.name = engine.last
 
     def doctor(self, tracer: str) -> dict[str, Any]:
-        words = [*SAFEDLV, "doctor", "--json", f"docker:{self.engine.last}", "--tracer", tracer]
+        words = [*SAFEDLV, "doctor", "--hold-limit=1", "--json", f"docker:{self.engine.last}", "--tracer", tracer]
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
         assert done.stderr == ""
         answer: dict[str, Any] = json.loads(done.stdout)
@@ -238,7 +238,7 @@ def devcontainer_options(text: str, directory: Path) -> tuple[list[str], str]:
 def test_a_paused_container(docker_engine: Engine, prober_image: str, newest_dlv: str) -> None:
     pid = docker_engine.run(prober_image, "/prober", "sleep")
     docker_engine.docker("pause", docker_engine.last)
-    words = [*SAFEDLV, "doctor", "--json", "--probe-timeout", "0.5", f"docker:{docker_engine.last}"]
+    words = [*SAFEDLV, "doctor", "--hold-limit=1", "--json", "--probe-timeout", "0.5", f"docker:{docker_engine.last}"]
     fix = json.loads(subprocess.run(words, capture_output=True, check=False, timeout=60).stdout)["fix"]
     assert (fix["ids"], fix["verified"], fix["risk"]) == (["thaw"], False, "low")
     subprocess.run(shlex.split(fix["commands"]["docker"]), check=True, capture_output=True, timeout=60)
@@ -250,7 +250,15 @@ def test_a_paused_container(docker_engine: Engine, prober_image: str, newest_dlv
 def test_to_paste_into_an_issue(docker_engine: Engine, prober_image: str, newest_dlv: str) -> None:
     """The same commands, without the names of this machine and this container."""
     docker_engine.run(*AS_USER, "--hostname", "inner-host", prober_image, "/prober", "sleep")
-    words = [*SAFEDLV, "doctor", "--markdown", f"docker:{docker_engine.last}", "--tracer", "container:0"]
+    words = [
+        *SAFEDLV,
+        "doctor",
+        "--hold-limit=1",
+        "--markdown",
+        f"docker:{docker_engine.last}",
+        "--tracer",
+        "container:0",
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (10, "")
     assert "\ndocker exec -it --user 1000:1000 NAME dlv attach 1\n" in done.stdout
@@ -263,7 +271,7 @@ def test_to_paste_into_an_issue(docker_engine: Engine, prober_image: str, newest
 
 def test_a_service_of_compose_comes_first(docker_engine: Engine, prober_image: str, newest_dlv: str) -> None:
     docker_engine.run(*AS_USER, "--label", "com.docker.compose.service=api", prober_image, "/prober", "sleep")
-    words = [*SAFEDLV, "doctor", "--json", f"docker:{docker_engine.last}", "--tracer", "container:0"]
+    words = [*SAFEDLV, "doctor", "--hold-limit=1", "--json", f"docker:{docker_engine.last}", "--tracer", "container:0"]
     commands = json.loads(subprocess.run(words, capture_output=True, check=False, timeout=60).stdout)["fix"]["commands"]
     assert next(iter(commands)) == "compose"
     assert commands["compose"] == "docker compose exec --user 1000:1000 api dlv attach 1"

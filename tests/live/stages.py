@@ -130,7 +130,16 @@ def from_inside(scene: Scene, target: Staged, everyones: Everyones) -> Document:
 def from_outside(scene: Scene, target: Staged, everyones: Everyones) -> Document:
     """Root's answer for the tracer's place."""
     with tracer_of(scene, target, ["sleep", "600"]) as tracer:
-        words = ["doctor", "--json", "--probe-timeout", TIMEOUT, "--tracer", f"pid:{tracer.pid}", str(target.pid)]
+        words = [
+            "doctor",
+            "--hold-limit=1",
+            "--json",
+            "--probe-timeout",
+            TIMEOUT,
+            "--tracer",
+            f"pid:{tracer.pid}",
+            str(target.pid),
+        ]
         done = subprocess.run(
             everyones.safedlv(*words, dlv=scene.dlv), capture_output=True, text=True, check=False, timeout=SECONDS
         )

@@ -216,7 +216,7 @@ def on_stage(actor: Actor, then: Callable[[], bytes]) -> Iterator[Running]:
 
 
 def from_outside(everyones: Everyones, pid: int, tracer: int) -> Document:
-    words = everyones.safedlv("doctor", "--json", "--tracer", f"pid:{tracer}", str(pid))
+    words = everyones.safedlv("doctor", "--hold-limit=1", "--json", "--tracer", f"pid:{tracer}", str(pid))
     done = subprocess.run(words, capture_output=True, check=False, timeout=SECONDS)
     answer: Document = json.loads(done.stdout)
     return answer
