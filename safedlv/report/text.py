@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from itertools import groupby
 
 from safedlv.diagnosis import refusals
 from safedlv.diagnosis.advice import advice
@@ -50,12 +51,24 @@ def report(diagnosis: Diagnosis, *, colour: bool) -> str:
     if diagnosis.missing:
         lines += ["", "What of that context could not be taken on:"]
         lines += [line for sentence in diagnosis.missing for line in _wrap(printable(sentence), "  ")]
-    lines += ["", "What the layers state:"]
-    for check in diagnosis.checks:
+    lines += ["", "What the layers state:", *_checks(diagnosis, colour=colour)]
+    return "\n".join(lines) + "\n"
+
+
+def _checks(d: Diagnosis, *, colour: bool) -> list[str]:
+    """A line for each; of a refused attach one line for all that are well, so that the rest is seen on one screen."""
+    lines = []
+    together = d.verdict == "blocked"
+    well = [check.id for check in d.checks if check.status == "pass"] if together else []
+    if well:
+        lines += _wrap(f"  {MARKS['pass']}  {', '.join(well)}", "", hang="        ")
+    for check in d.checks:
+        if check.status == "pass" and together:
+            continue
         mark = _paint(MARKS[check.status], check.status, colour)
         first, *more = _wrap(f"{check.id}: {check.summary}", "        ")
         lines += [f"  {mark}  {first.strip()}", *more]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _answer(d: Diagnosis) -> str:
@@ -78,10 +91,17 @@ def _ladder(d: Diagnosis) -> list[str]:
     if not d.ladder:
         return []
     lines = ["", "The layers that the kernel asks, in its order:"]
-    for rung in d.ladder:
-        text = f"  {rung.mark:<11}  {rung.id}" + (f": {printable(rung.why)}" if rung.why else "")
-        lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * 17, break_long_words=False, break_on_hyphens=False)
+    for (mark, says_why), rungs in groupby(d.ladder, key=lambda rung: (rung.mark, bool(rung.why))):
+        group = list(rungs)
+        whys = [f"{rung.id}: {printable(rung.why)}" for rung in group]
+        told = whys if says_why else [", ".join(rung.id for rung in group)]
+        lines += [line for text in told for line in _rung(mark, text)]
     return lines
+
+
+def _rung(mark: str, text: str) -> list[str]:
+    text = f"  {mark:<11}  {text}"
+    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * 17, break_long_words=False, break_on_hyphens=False)
 
 
 def _fix(fix: Fix) -> list[str]:
