@@ -47,11 +47,12 @@ def main(words: list[str] | None = None) -> int:
 
 def _leave(code: int) -> NoReturn:
     """End at once: taking the interpreter apart first would cost a command that is done as much as starting it."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        code = code or 1
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # None: the descriptor was closed before we came
+                stream.flush()
+        except OSError:  # nobody reads it, or the disk is full
+            code = code or 1
     os._exit(code)
 
 

@@ -81,7 +81,8 @@ def dlv_archive(dlv: str) -> bytes:
 def _libraries(program: Path, directory: Path) -> dict[str, Path]:
     """The system's libraries that a program links, and its loader (ldd(1)); ``directory``: where others may be."""
     words = ["ldd", str(program)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, env={"LD_LIBRARY_PATH": str(directory)})
+    # check: a static program is none for ldd
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env={"LD_LIBRARY_PATH": str(directory)})
     return {path.lstrip("/"): Path(path) for path in re.findall(r"\s(/(?:lib|usr)\S+) \(", done.stdout)}
 
 

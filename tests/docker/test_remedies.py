@@ -303,12 +303,12 @@ def test_the_profile_of_a_container(
 
 @pytest.fixture(scope="session")
 def dlv_image(running_engine: None, tmp_path_factory: pytest.TempPathFactory, server_binary: Path) -> Iterator[str]:
-    """The example server and the dlv of this machine, with the libraries that dlv links."""
+    """The example server and the dlv of this machine, with the libraries that they link."""
     dlv = os.environ.get("SAFEDLV_TEST_DLV") or shutil.which("dlv")
     require(dlv, "needs a dlv")
     root = tmp_path_factory.mktemp("root")
-    listed = subprocess.run(["ldd", str(dlv)], capture_output=True, text=True, check=False).stdout
-    for library in re.findall(r"(/\S+) \(0x", listed):
+    listed = subprocess.run(["ldd", str(dlv), str(server_binary)], capture_output=True, text=True, check=False).stdout
+    for library in set(re.findall(r"(/\S+) \(0x", listed)):
         (root / library[1:]).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(library, root / library[1:])
     shutil.copy(str(dlv), root / "dlv")
