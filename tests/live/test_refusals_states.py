@@ -250,7 +250,10 @@ EMULATED = {
 }
 
 SCENES = {**TRACED_AND_FROZEN, **NAMESPACES, **MODULES_AND_MEANS}
-COMPARED = comparison.chosen(SCENES, lambda scene: scene.truth.causes if scene.dlv else frozenset())
+# Another tool in a cgroup without memory brings the OOM killer, who may take the target.
+COMPARED = comparison.chosen(SCENES, lambda scene: scene.truth.causes if scene.dlv else frozenset()) - {
+    "no memory for dlv"
+}
 
 
 @pytest.fixture(autouse=True)
