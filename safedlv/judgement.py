@@ -59,12 +59,23 @@ def judge_attempt(found: target.Found, raw: runner.RawAttempt | None, prober: in
     facts = read_process(found.pid)
     attempt = attempt_of(raw) if raw else None
     evidence = _evidence(found, attempt, facts)
+    if _has_ended(found):  # what was read of it last is of no process any more
+        return judge_nothing(found.pid, hidden=False)
     if attempt is None or attempt.failed or attempt.failed_need:
         evidence = _asked_further(evidence, found, facts, prober)
     held = attempt.stopped_us + attempt.threads_stopped_us if attempt else 0
     diagnosis = _diagnosis(evidence, found)
     inside, runtime = surroundings()
     return evolve(diagnosis, held_us=held, fix=_fix(diagnosis, (), inside=inside, runtime=runtime))
+
+
+def _has_ended(found: target.Found) -> bool:
+    """Its directory in /proc is dead: the process was collected by its parent (a zombie's is not)."""
+    try:
+        os.stat("stat", dir_fd=found.procdir)
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return False
 
 
 def judge_findings(
