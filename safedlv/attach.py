@@ -99,7 +99,7 @@ def _the_go_process(found: Found, line: CommandLine) -> Found:
 
     if not is_wrapper(found.procdir):
         return found
-    beside = line.text("via", "direct") != "direct"
+    beside = _way(line) != DIRECT
     return offer_go_child(found, ask=delegate.on_terminal() and not line.on("headless"), take_single=beside)
 
 

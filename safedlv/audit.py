@@ -13,10 +13,15 @@ import time
 from safedlv.errors import printable
 
 
+def state_directory() -> str:
+    """What safedlv keeps from run to run (XDG Base Directory Specification)."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    return os.path.join(state, "safedlv")
+
+
 def path() -> str:
     """Where the lines go."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    return os.environ.get("SAFEDLV_AUDIT") or os.path.join(state, "safedlv", "audit.log")
+    return os.environ.get("SAFEDLV_AUDIT") or os.path.join(state_directory(), "audit.log")
 
 
 def audit(verb: str, what: str) -> None:

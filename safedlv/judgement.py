@@ -58,7 +58,7 @@ def judge_attempt(found: target.Found, raw: runner.RawAttempt | None, prober: in
     """What an attempt that was made (None: none was) by process ``prober``, and the facts, mean."""
     facts = read_process(found.pid)
     attempt = attempt_of(raw) if raw else None
-    evidence = _evidence(found, attempt, facts)
+    evidence = _evidence(found, attempt, facts, tracer=os.getpid())
     if _has_ended(found):  # what was read of it last is of no process any more
         return judge_nothing(found.pid, hidden=False)
     if attempt is None or attempt.failed or attempt.failed_need:
@@ -86,8 +86,7 @@ def judge_findings(
     other, world = read_side(facts), read_world(facts.modules)
     tracer = _side_of(context, other)
     evidence = evolve(
-        _evidence(found, plain if plain.steps else None, facts),
-        room=_room(context.source),
+        _evidence(found, plain if plain.steps else None, facts, tracer=context.source),
         filtered=bool(context.filters),
         only_filters=_maybe(findings.only_filters),
         only_labels=tuple((module, label, attempt_of(raw)) for module, label, raw in findings.only_labels),
@@ -155,7 +154,8 @@ def attempt_of(raw: runner.RawAttempt) -> Attempt:
 # ---------------------------------------------------------------- the evidence
 
 
-def _evidence(found: target.Found, attempt: Attempt | None, facts: ProcessFacts) -> Evidence:
+def _evidence(found: target.Found, attempt: Attempt | None, facts: ProcessFacts, *, tracer: int) -> Evidence:
+    """What is known without asking further; ``tracer``: the PID of whom the debugger would run beside."""
     binary = read_go_binary(found.procdir)
     delve = _delve()
     tracer_pid = facts.status.tracer_pid
@@ -166,7 +166,7 @@ def _evidence(found: target.Found, attempt: Attempt | None, facts: ProcessFacts)
         binary=binary,
         delve=delve,
         delve_supports=_supports(delve, binary.go_version),
-        room=_room(os.getpid()),
+        room=_room(tracer),
         self_pid=os.getpid(),
         go_children=_go_children(found),
         tracer_name=target.command_line_of(tracer_pid) if isinstance(tracer_pid, int) and tracer_pid else "",

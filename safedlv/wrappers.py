@@ -12,6 +12,7 @@ from safedlv.facts.elf import MalformedElf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from safedlv.facts.buildinfo import BuildInfo
     from safedlv.target import Found
 
 GO_COMMAND = "cmd/go"  # the main package of the go command itself: `go run` waits for a child that it built
@@ -20,16 +21,24 @@ GO_COMMAND = "cmd/go"  # the main package of the go command itself: `go run` wai
 def main_package(procdir: int) -> str | None:
     """The main package of the Go program that a process runs, "" when it is none, None when that cannot be read."""
     try:
-        fd = os.open("exe", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=procdir)
+        info = build_info(procdir)
     except OSError:
         return None
+    return "" if info is None else info.main_path or "main"
+
+
+def build_info(procdir: int) -> BuildInfo | None:
+    """What Go's linker wrote into the program that a process runs; None when it is no Go program.
+
+    Raises OSError when the program cannot be opened.
+    """
+    fd = os.open("exe", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=procdir)
     try:
-        info = read_buildinfo(fd)
+        return read_buildinfo(fd)
     except (OSError, MalformedElf):
-        return ""
+        return None
     finally:
         os.close(fd)
-    return "" if info is None else info.main_path or "main"
 
 
 def is_wrapper(procdir: int) -> bool:

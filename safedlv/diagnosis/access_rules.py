@@ -93,6 +93,13 @@ class Ruling(Value):
     lacks: Unknown | None = None
     """The unknown fact that an UNKNOWN hangs on (the first of several)."""
 
+    @property
+    def told(self) -> str:
+        """Why it refuses, with the reservation of an answer that lacks a fact."""
+        if self.lacks is None:
+            return self.why
+        return f"perhaps {self.why} (not known: {self.lacks.source}, {self.lacks.errno})"
+
 
 @frozen(eq=False, repr=False)
 class Rule(Value):
@@ -119,7 +126,7 @@ class Rule(Value):
             id=self.id,
             answer=REFUSES if lacks is None else UNKNOWN,
             errno=found.errno or self.errno,
-            why=found.why if lacks is None else f"perhaps {found.why} (not known: {lacks.source}, {lacks.errno})",
+            why=found.why,
             satisfied_by=found.satisfied_by,
             source=self.source,
             stops_attach=self.stops_attach,

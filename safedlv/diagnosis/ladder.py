@@ -25,7 +25,7 @@ def ladder(e: Evidence, causes: tuple[Cause, ...]) -> tuple[Rung, ...]:
     for ruling in e.rulings:
         if ruling.stops_attach:
             answer = _answer(e, ruling, proved)
-            rungs.append(Rung(ruling.id, _mark(answer, reached=reached), ruling.why if answer != ALLOWS else ""))
+            rungs.append(Rung(ruling.id, _mark(answer, reached=reached), ruling.told if answer != ALLOWS else ""))
             reached = reached and answer != REFUSES
     return tuple(rungs)
 

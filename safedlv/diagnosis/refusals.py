@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Set
 
 from safedlv.diagnosis.access_rules import ALLOWS, REFUSES, Ruling
 from safedlv.diagnosis.evidence import Evidence
-from safedlv.diagnosis.sides import INITIAL_USER_NAMESPACE, Side, effective
+from safedlv.diagnosis.sides import INITIAL_USER_NAMESPACE, NAMED, Side, effective
 from safedlv.errors import printable
 from safedlv.model import Attempt, Cause, Step, Unknown
 
@@ -37,8 +37,6 @@ ATTACHING = ("mem",)
 and auxv: since Linux 6.13 they open for CAP_PERFMON too (kernel/fork.c, may_access_mm)."""
 STANDING = frozenset({"credentials", "not-dumpable", "user-namespace", "capability-excess", "landlock"})
 """Layers that PTRACE_MODE_READ asks as well as PTRACE_MODE_ATTACH (kernel/ptrace.c, security/landlock/task.c)."""
-NAMED = "PR_SET_PTRACER"
-"""The source of the fact that nobody can read: whom a process let trace it (diagnosis/access_modules.py, yama)."""
 OTHERS_LET_IT = "every other layer that answers {errno} is known to let it pass"
 NOT_SHOWN = "unless the target named this tracer with PR_SET_PTRACER, which is shown to nobody"
 NOT_TRIED = Step("attach", None, 0)
@@ -170,9 +168,8 @@ def _by_rule(e: Evidence, ruling: Ruling, failed: Step, *, alone: bool) -> Cause
         rest = (OTHERS_LET_IT.format(errno=failed.errno),) if alone else (NOT_SHOWN,)
     logged = tuple(f"the kernel's log: {printable(text, 300)}" for text in e.kernel_log if f'{ruling.id}="' in text)
     proof = "experiment" if tests and NOT_SHOWN not in rest else "observed" if logged else "inferred"
-    why = ruling.why.removeprefix("perhaps ").partition(" (not known: ")[0]
     ways = tuple(f"would be satisfied by {way}" for way in ruling.satisfied_by)
-    return Cause(ruling.id, proof, why, (*tests, *logged, *rest, f"rule: {ruling.source}", *ways))
+    return Cause(ruling.id, proof, ruling.why, (*tests, *logged, *rest, f"rule: {ruling.source}", *ways))
 
 
 def _refuses_but_for_a_name(e: Evidence, ruling: Ruling) -> bool:

@@ -22,6 +22,8 @@ INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 """The inodes of the namespaces above all others (PROC_USER_INIT_INO, PROC_PID_INIT_INO; include/linux/proc_ns.h)."""
 
 
+NAMED = "PR_SET_PTRACER"
+"""The source of the fact that nobody can read: whom a process let trace it."""
 NAMELESS = -1
 """In place of an id that the reader's user namespace has no number for: it is none of those that it has."""
 
@@ -84,7 +86,7 @@ class Side(Value):
     tracer_pid: int | Unknown = field(default=unread("TracerPid"))
     ancestors: tuple[int, ...] | Unknown = field(default=unread("ancestors"))
     """The thread group ids of the real parent, its parent, and so on to the top."""
-    ptracer: int | Unknown | None = field(default=unread("PR_SET_PTRACER"))
+    ptracer: int | Unknown | None = field(default=unread(NAMED))
     """Whom the process named with PR_SET_PTRACER: a PID, :data:`PTRACER_ANY`, or None. The kernel does not show it."""
     seccomp: tuple[tuple[int, str | None], ...] | Unknown | None = field(default=unread("seccomp filters"))
     """What the filters answer to a ptrace request: None for let through, else an errno's name, SIGSYS or SIGKILL.

@@ -18,6 +18,7 @@ import attrs
 
 from safedlv.diagnosis.sides import (
     INITIAL_USER_NAMESPACE,
+    NAMED,
     NAMELESS,
     AppArmorProfile,
     Side,
@@ -72,7 +73,7 @@ def read_side(facts: ProcessFacts, met: Ancestry | None = None) -> Side:
         state=status.state,
         tracer_pid=status.tracer_pid,
         ancestors=read_ancestors(facts.pid, met),
-        ptracer=None if modules.yama_scope is None else Unknown("ENODATA", "PR_SET_PTRACER"),
+        ptracer=None if modules.yama_scope is None else Unknown("ENODATA", NAMED),
         seccomp=None if status.seccomp == 0 else _or(status.seccomp, Unknown("ENODATA", "the seccomp filters")),
         landlock=_landlock(modules, of_reader=facts.pid == os.getpid()),
         apparmor=apparmor_profile(modules.apparmor),

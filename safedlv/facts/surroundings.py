@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from safedlv.diagnosis.sides import INITIAL_PID_NAMESPACE
 from safedlv.errors import SafedlvError
 
-INITIAL_PID_NAMESPACE: Final = 0xEFFFFFFC
-"""PROC_PID_INIT_INO (include/linux/proc_ns.h)."""
 MARKS: Final = (
     ("/var/run/secrets/kubernetes.io", "kubernetes"),  # the service account's token, mounted unless a pod says no
     ("/run/.containerenv", "podman"),  # podman-run(1)

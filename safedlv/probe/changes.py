@@ -116,11 +116,11 @@ class Investigation:
         needed += [LET_THROUGH] if _is_refused(filters) else []
         needed += [_as_labelled(m) for m, _, attempt in labels if _is_refused(attempt)]
         ways = personal_changes(base, uid, gid, self.root) if _is_refused(standing) else []
-        fix = self._smallest(needed, ways)
+        fix, passed = self._smallest(base, needed, ways)
         at_attach = standing is not None and any(failure for _, failure, _ in standing[0][:1])
         changed = {change.id for change in fix or ()} - {change.id for change in needed}
         if changed == {"user"} and isinstance(uid, Ids) and uid.real:  # it passed so, with fewer capabilities
-            as_owner: RawAttempt | None = self.made[-1][2].attempt
+            as_owner = passed
         else:
             as_owner = self._as_owner(base, uid, gid, permitted, user_ns) if at_attach else None
         freed_by, unrestricted = self._passed() or (FREELY, self._attempt(relaxed(base), FREELY))
@@ -139,20 +139,25 @@ class Investigation:
             gave_up=self.gave_up,
         )
 
-    def _smallest(self, needed: list[Change], ways: list[Change]) -> tuple[Change, ...] | None:
-        """``needed``: has to change in any case; ``ways``: of these at least one, if there are any."""
+    def _smallest(
+        self, base: Context, needed: list[Change], ways: list[Change]
+    ) -> tuple[tuple[Change, ...] | None, RawAttempt | None]:
+        """The smallest set, and the attempt that passed with it; (None, None) when none was found.
+
+        ``needed``: has to change in any case; ``ways``: of these at least one, if there are any.
+        """
         for number, chosen in enumerate(_sets(needed, ways)):
             context = self.context
             for change in chosen:
                 context = change.apply(context)
             attempt = self._attempt(context, f"with {' and '.join(change.id for change in chosen)} changed")
             if attempt is None:
-                return None
+                break
             if not refused(attempt):
-                return chosen
-            if number == 0 and self._passed() is None and _is_refused(self._attempt(self._freest(needed), FREELY)):
-                return None  # nothing that can be changed here helps
-        return None
+                return chosen, attempt
+            if number == 0 and self._passed() is None and _is_refused(self._attempt(relaxed(base), FREELY)):
+                break  # nothing that can be changed here helps
+        return None, None
 
     def _as_owner(
         self, base: Context, uid: Ids | Unknown, gid: Ids | Unknown, permitted: int, user_ns: NamespaceLink | None
@@ -175,9 +180,6 @@ class Investigation:
             here = relaxed(base).without_namespaces("pid")
             filtered = probe_from(here.with_filters(*base.filters), child, self.timeout).attempt
             return filtered, probe_from(here, child, self.timeout).attempt, "a process of our own, without them"
-
-    def _freest(self, needed: list[Change]) -> Context:
-        return relaxed(SHARE_PID.apply(self.context) if SHARE_PID in needed else self.context)
 
     def _passed(self) -> tuple[str, RawAttempt] | None:
         return next(((words, made.attempt) for _, words, made in self.made if not refused(made.attempt)), None)

@@ -19,8 +19,8 @@ from typing import Final, NoReturn
 
 from safedlv.linux import tracing
 from safedlv.probe.runner import STOP_WITHIN
+from safedlv.probe.sequence import rest
 
-SPINS: Final = 400  # as in probe/sequence.py: a stop takes 10 to 50 us
 _MARGIN_SECONDS: Final = 1.0
 _RET_K: Final = 0x06  # BPF_RET | BPF_K
 _ACTION: Final = 0xFFFF0000
@@ -113,7 +113,4 @@ def _await_stop(pid: int, deadline: float) -> int:
         if time.monotonic() > deadline:
             raise TimeoutError(errno.ETIMEDOUT, f"process {pid} did not stop")
         spins += 1
-        if spins < SPINS:
-            os.sched_yield()
-        else:
-            time.sleep(0.0002)
+        rest(spins)

@@ -299,7 +299,7 @@ class Sequence:
             if time.monotonic() > self.deadline:
                 raise NeverStoppedError
             spins += 1
-            _rest(spins)
+            rest(spins)
 
     def _release(self, tid: int, group_stop: bool) -> None:
         """Detach from a stopped thread with no SIGSTOP of ours left in its queue."""
@@ -413,7 +413,7 @@ def _name(error: OSError) -> str:
     return errno.errorcode.get(error.errno or 0, str(error.errno))
 
 
-def _rest(spins: int) -> None:
+def rest(spins: int) -> None:
     """A pause between two looks; none where a filter refuses it."""
     try:
         if spins < SPINS:

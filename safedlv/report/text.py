@@ -100,8 +100,7 @@ def _ladder(d: Diagnosis) -> list[str]:
 
 
 def _rung(mark: str, text: str) -> list[str]:
-    text = f"  {mark:<11}  {text}"
-    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * 17, break_long_words=False, break_on_hyphens=False)
+    return _wrap(f"  {mark:<11}  {text}", "", hang=" " * 17)
 
 
 def _fix(fix: Fix) -> list[str]:

@@ -11,8 +11,7 @@ import os
 import shutil
 from typing import Final
 
-from safedlv.facts.buildinfo import read_buildinfo
-from safedlv.facts.elf import MalformedElf
+from safedlv.wrappers import build_info
 
 GUESS: Final = "config substitute-path -guess\n"
 SINCE: Final = (1, 24)
@@ -56,15 +55,9 @@ def has_rules(config: str) -> bool:
 
 def _module_of_program(procdir: int) -> str | None:
     try:
-        fd = os.open("exe", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=procdir)
+        info = build_info(procdir)
     except OSError:
         return None
-    try:
-        info = read_buildinfo(fd)
-    except (OSError, MalformedElf):
-        return None
-    finally:
-        os.close(fd)
     return info.module_path if info else None
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final, Self
 
-from safedlv.audit import audit
+from safedlv.audit import audit, state_directory
 from safedlv.errors import SafedlvError, printable
 from safedlv.runtimes.docker import Engine
 from safedlv.runtimes.engine import EngineError
@@ -31,8 +31,7 @@ TRIES: Final = 3
 
 def directory() -> str:
     """Where the records are."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    return os.path.join(state, "safedlv", "swaps")
+    return os.path.join(state_directory(), "swaps")
 
 
 def place(path: str) -> str:

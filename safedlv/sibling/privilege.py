@@ -6,6 +6,9 @@ obstacle; root needs CAP_SYS_PTRACE for a process of its own, and to read files 
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
+
 from attrs import evolve, frozen
 
 from safedlv.capabilities import capability_mask
@@ -47,10 +50,11 @@ def tried(target: int, first: int, user: tuple[int, int], timeout: float) -> Pri
     ``user`` is the target's, as its container numbers it. None when not even the most is enough. Takes the privilege
     to stand in another's place. Raises OSError, ValueError as exec_context.
     """
-    for ids, capabilities in candidates(user):
-        with exec_context(first, ids) as base:
-            if not refused(probe_from(as_sidecar(base, capabilities), target, timeout).attempt):
-                return Privilege(ids, capabilities, verified=True)
+    for ids, of_one_user in groupby(candidates(user), key=itemgetter(0)):
+        with exec_context(first, ids) as base:  # once for each user: reading it holds the first process for a moment
+            for _, capabilities in of_one_user:
+                if not refused(probe_from(as_sidecar(base, capabilities), target, timeout).attempt):
+                    return Privilege(ids, capabilities, verified=True)
     return None
 
 

@@ -121,9 +121,10 @@ def _toolbox(engine: Engine, dlv: str, found: Found, line: CommandLine) -> Toolb
     image, for_everybody = line.text("toolbox-image"), os.geteuid() != 0
     if image:
         return given_image(engine, image, for_everybody=for_everybody)
-    if not listens_on_unix(version_of(dlv)):
+    version = version_of(dlv)
+    if not listens_on_unix(version):
         raise SafedlvError(
-            f"dlv {version_of(dlv) or 'of unknown version'} does not listen on unix sockets, and there is no other "
+            f"dlv {version or 'of unknown version'} does not listen on unix sockets, and there is no other "
             "way out of a sidecar",
             "dlv can since 1.23: go install github.com/go-delve/delve/cmd/dlv@latest",
         )

@@ -20,11 +20,11 @@ from safedlv.errors import SafedlvError, printable
 from safedlv.facts.elf import MalformedElf, read_elf
 from safedlv.runtimes.docker import NOT_FOUND, Engine
 from safedlv.runtimes.engine import EngineError
+from safedlv.sibling.plan import SESSION
 
 REPOSITORY: Final = "safedlv-toolbox"
 LABEL: Final = "safedlv.toolbox"
 DIRECTORY: Final = "/toolbox"
-SESSION: Final = "/session"
 ROOT: Final = f"{SESSION}/root"
 """A link that each session makes: to the root of the target's mount namespace, /proc/PID/root."""
 SEEN_THROUGH: Final = ("lib", "lib32", "lib64", "libx32", "usr", "opt", "srv", "app", "home", "go", "nix", "var")
