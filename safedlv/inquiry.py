@@ -1,11 +1,12 @@
 """The path of one diagnosis: the target, the place to try from, the attempts; then what they mean (judgement.py).
 
-What judges takes long to load, so it is imported while the first attempt is under way.
+What judges takes long to load, so it is imported while the attempts are under way.
 """
 
 from __future__ import annotations
 
 import os
+from importlib import import_module
 
 from safedlv import target
 from safedlv.errors import SafedlvError, UsageError
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     from safedlv.model import Diagnosis, ProcessFacts
 
 UNDETERMINED = 3
+FOR_THE_JUDGEMENT = (
+    "safedlv.facts.sides",
+    "safedlv.diagnosis.causes",
+    "safedlv.diagnosis.remedies",
+    "safedlv.judgement",
+    "safedlv.report.json",
+)
+"""What is loaded while attempts are under way, each in about the time of one."""
 
 
 def diagnose(
@@ -74,13 +83,13 @@ def diagnose_from(context: Context, who: str, found: target.Found, timeout: floa
 
     root = root_of(context.source) if who.startswith("container") else None
     facts = read_process(found.pid)  # before our own probe is its tracer
-    investigation = Investigation(context, found.pid, timeout, root, hold_limit_us)
-    investigation.begin()
-    from safedlv.judgement import judge_findings
-
     capabilities = facts.status.capabilities
     permitted = capabilities.permitted if isinstance(capabilities, CapabilitySets) else 0
+    meanwhile = map(import_module, FOR_THE_JUDGEMENT)
+    investigation = Investigation(context, found.pid, timeout, root, hold_limit_us, meanwhile)
     findings = investigation.run(facts.status.uid, facts.status.gid, permitted, _user_namespace(facts))
+    from safedlv.judgement import judge_findings
+
     return judge_findings(found, facts, context, who, findings)
 
 

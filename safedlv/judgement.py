@@ -95,7 +95,7 @@ def judge_findings(
         freed_by=findings.freed_by,
         as_owner=_maybe(findings.as_owner),
         rulings_as_owner=_rulings(_owned(tracer, other, facts), other, world),
-        prober_in_no_domain=bool(plain.failed) and free_layers() == MAX_LAYERS,
+        prober_past_landlock=bool(plain.failed) and (findings.fix is not None or free_layers() == MAX_LAYERS),
         same_filesystem_ids=_same_filesystem_ids(tracer),
         outside=findings.plain.inner_pid is None,
         rulings=_rulings(tracer, other, world),

@@ -52,8 +52,9 @@ class Evidence(Value):
     """From another's place: as the target's own user, with the tracer's capabilities; filters and labels away."""
     rulings_as_owner: tuple[Ruling, ...] = ()
     """What the access rules say of that one."""
-    prober_in_no_domain: bool = False
-    """From another's place: the probe's own process is in no Landlock domain, whatever the tracer is in."""
+    prober_past_landlock: bool = False
+    """From another's place: Landlock did not refuse the probe's own process, whatever the tracer is in: one probe
+    passed, or that process is in no domain."""
     same_filesystem_ids: bool = True
     """The tracer's filesystem ids, which /proc looks at, are its real ids, which ptrace looks at."""
     stranger: tuple[str | None, str | None] | None = None

@@ -142,7 +142,7 @@ def _what_refused(e: Evidence, tried: Attempt | None, rulings: Iterable[Ruling],
     if failed is None or failed.step != "attach" or failed.errno not in (*DENIALS, "SIGSYS", "ENOSYS", None):
         return []
     open_still = [r for r in rulings if r.stops_attach and r.answer != ALLOWS]
-    not_asked = {"landlock"} if e.prober_in_no_domain else set()  # of the child that tried it from there
+    not_asked = {"landlock"} if e.prober_past_landlock else set()  # of the child that tried it from there
     open_still = [r for r in open_still if r.id not in RULED_OTHERWISE | cleared(e) | not_asked]
     refusing = [r for r in open_still if r.answer == REFUSES or _refuses_but_for_a_name(e, r)]
     answering = [r for r in open_still if r.errno == failed.errno]
@@ -280,7 +280,7 @@ def _has_the_power(e: Evidence, to: str) -> bool:
     """
     asked = {"pid-namespace", "kernel-thread", "zombie", "credentials", "user-namespace"}
     asked |= STANDING if to != "kill" else set()
-    known = cleared(e) | ({"landlock"} if e.prober_in_no_domain else set())
+    known = cleared(e) | ({"landlock"} if e.prober_past_landlock else set())
     return bool(e.rulings) and all(r.answer == ALLOWS or r.id in known for r in e.rulings if r.id in asked)
 
 

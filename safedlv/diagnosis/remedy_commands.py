@@ -319,7 +319,8 @@ _on_a_host: dict[str, Callable[[Place], str]] = {
 def systemd(ids: tuple[str, ...], place: Place) -> str:
     """A drop-in for the unit that the debugger runs in (systemd.exec(5)); an ambient capability needs no root.
 
-    SystemCallFilter= adds to the list that the unit has; it cannot look at arguments.
+    SystemCallFilter= adds to an allow list that the unit has, takes from its deny list, and begins an allow list where
+    the unit has neither; it cannot look at arguments.
     """
     kinds = {_kind(change) for change in ids}
     if not kinds <= {"user", "root", "cap", "seccomp"}:
@@ -330,7 +331,9 @@ def systemd(ids: tuple[str, ...], place: Place) -> str:
     elif "root" in ids:
         lines += ["User=0", "Group=0"]
     lines += [f"AmbientCapabilities=CAP_{name}" for name in _capabilities(ids)]
-    lines += ["SystemCallFilter=ptrace process_vm_readv kill tgkill wait4"] if "seccomp" in ids else []
+    if "seccomp" in ids:
+        lines += ["# only in a unit that has a SystemCallFilter= already: without one, it would allow nothing else"]
+        lines += ["SystemCallFilter=ptrace process_vm_readv kill tgkill wait4"]
     return "\n".join(lines)
 
 

@@ -70,7 +70,8 @@ class Investigation:
     """All attempts on one target from one context.
 
     ``root`` is for the context of a process that an engine starts (``docker exec``): root's uid and gid in its
-    container, as we see them. The changes are then those that an engine can be told.
+    container, as we see them. The changes are then those that an engine can be told. ``meanwhile``: things to do while
+    attempts are under way, one at each.
     """
 
     def __init__(
@@ -80,17 +81,14 @@ class Investigation:
         timeout: float,
         root: tuple[int, int] | None = None,
         hold_limit_us: float = HELD_AT_MOST_US,
+        meanwhile: Iterator[object] | None = None,
     ) -> None:
         self.context, self.pid, self.timeout, self.root = context, pid, timeout, root
         self.hold_limit_us = hold_limit_us
+        self.meanwhile = meanwhile or iter(())
         self.made: list[tuple[Context, str, Experiment]] = []
-        self.begun: Begun | None = None
         self.held_us = 0
         self.gave_up = False
-
-    def begin(self) -> None:
-        """Start the plain attempt, which :meth:`run` waits for; the caller may do other things meanwhile."""
-        self.begun = Begun(self.context, self.pid, self.timeout)
 
     def run(
         self, uid: Ids | Unknown, gid: Ids | Unknown, permitted: int = 0, user_ns: NamespaceLink | None = None
@@ -99,7 +97,7 @@ class Investigation:
 
         ``permitted``: its permitted capabilities; ``user_ns``: its user namespace, with ``fd`` None when it is ours.
         """
-        plain = self._note(self.context, PLAINLY, self.begun.result() if self.begun else self._probe(self.context))
+        plain = self._note(self.context, PLAINLY, self._probe(self.context))
         outside = plain.inner_pid is None
         if _never_stops(plain.attempt) or not (outside or (plain.attempt[0] and refused(plain.attempt))):
             return Findings(plain, held_us=self.held_us)
@@ -185,7 +183,9 @@ class Investigation:
         return next(((words, made.attempt) for _, words, made in self.made if not refused(made.attempt)), None)
 
     def _probe(self, context: Context) -> Experiment:
-        return probe_from(context, self.pid, self.timeout)
+        begun = Begun(context, self.pid, self.timeout)
+        next(self.meanwhile, None)
+        return begun.result()
 
     def _attempt(self, context: Context, words: str) -> RawAttempt | None:
         """The attempt from there; None when the target has been held for long enough, or was seen not to stop."""

@@ -25,6 +25,13 @@ CALLS = {
     "exe": "opening /proc/PID/exe",
     "mem": "reading /proc/PID/mem",
 }
+NEEDS = (
+    ("registers", {"getregset"}),
+    ("memory", {"peekdata", "pokedata", "process_vm_readv", "mem"}),
+    ("files", {"auxv", "maps", "exe"}),
+    ("threads", {"tgkill", "threads"}),
+)
+"""What the probe tries besides the three calls, by the names that it gives them."""
 WORDS = {
     "TIMEOUT": "the call was accepted, but the target did not stop",
     "SIGSYS": "a seccomp filter killed the caller",
@@ -135,8 +142,10 @@ def _steps(attempt: Attempt) -> list[str]:
     failed = [step for step in attempt.needs if not step.ok]
     lines += [line for step in failed for line in _step_lines(step)]
     if attempt.needs and not failed:
-        others = f"  ok    all {len(attempt.needs)} other things that dlv needs (registers, memory, files, threads)"
-        lines += _wrap(others, "", hang="        ")
+        named = {step.step for step in attempt.needs}
+        tried = ", ".join(what for what, steps in NEEDS if named & steps)
+        what = "that were tried" if attempt.failed else "that dlv needs"
+        lines += _wrap(f"  ok    all {len(attempt.needs)} other things {what} ({tried})", "", hang="        ")
     held = f"  The target was held for {attempt.stopped_us} us"
     if attempt.threads_stopped_us:
         held += f", its other threads, one at a time, for {attempt.threads_stopped_us} us in all"
