@@ -1,6 +1,6 @@
 # What there is to do with this tree. `make demo` and `make test` each make what they need; a second call is quick.
 .DEFAULT_GOAL := help
-.PHONY: help venv dev tools lint types test test-long bench demo clean
+.PHONY: help venv dev tools lint types test test-long bench demo delve-tests clean
 MAKEFLAGS += --no-print-directory
 
 PYTHON := .venv/bin/python
@@ -13,7 +13,7 @@ PYTEST := $(WITH) SAFEDLV_TEST_DLV="$(CURDIR)/.cache/bin/dlv" SAFEDLV_TEST_DLV_O
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: .venv/.installed  ## the whole story on this machine: a server debugged, and three denied attaches mended
+demo: .venv/.installed  ## the whole story on this machine: a server debugged, three denied attaches mended, a container from beside it
 	@tests/tools.sh demo
 	@$(WITH) $(PYTHON) examples/demo
 
@@ -25,6 +25,9 @@ test-long: dev tools  ## the tests with every trial at its full count
 	@echo "== tests, the longest trials at full count"
 	@SAFEDLV_LONG=1 $(PYTEST) --timeout=3600
 
+delve-tests: dev tools  ## Delve's own tests with shims/dlv in the place of dlv (minutes); ARGS="--suite cmd" for some
+	@$(WITH) SAFEDLV_TEST_DLV="$(CURDIR)/.cache/bin/dlv" $(PYTHON) -m tests.delve $(ARGS)
+
 lint: dev  ## ruff
 	@echo "== ruff"
 	@$(PYTHON) -m ruff check
@@ -33,6 +36,7 @@ types: dev  ## mypy
 	@echo "== mypy"
 	@$(PYTHON) -m mypy
 	@$(PYTHON) -m mypy examples/demo/*.py
+	@$(PYTHON) -m mypy shims/dlv
 
 bench: dev tools  ## measure safedlv beside dlv
 	@$(WITH) $(PYTHON) -m tests.bench $(ARGS)

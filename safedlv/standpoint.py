@@ -47,9 +47,16 @@ def _user(text: str) -> tuple[int, int | None] | None:
 
 
 def _first_process(found: Found) -> int:
-    """The first process of the target's container: the highest of its ancestors in its PID namespace, or itself."""
+    """The first process of the target's container: the highest of its ancestors in its PID namespace, or itself.
+
+    With --pid=host that namespace is the machine's, and only the engine knows.
+    """
     from safedlv.facts.sides import read_ancestors
 
+    if found.container and _namespace(found.pid) == _namespace(os.getpid()):
+        from safedlv.runtimes.docker import inspect
+
+        return int(inspect(found.container)["State"]["Pid"])
     ancestors = read_ancestors(found.pid)
     first = found.pid
     for pid in ancestors if isinstance(ancestors, tuple) else ():

@@ -3,6 +3,7 @@
 #
 #   tests/tools.sh python   prints a Python of at least 3.11 that can make a virtual environment
 #   tests/tools.sh demo     .cache/bin/go and .cache/bin/dlv (links, where they are on the PATH)
+#   tests/tools.sh engine   Docker, for the demo's last act: only called when its user has said yes
 #   tests/tools.sh test     the same, .cache/bin/dlv-1.20 and the Debian packages that the tests use
 #
 # go and dlv: those on the PATH; else dlv by `go install`, where a module proxy is reachable; else the distribution's.
@@ -165,6 +166,7 @@ mkdir -p "$bin"
 case ${1:-} in
 python) python ;;
 demo) find_go && find_dlv ;;
+engine) packages docker.io iptables ;;
 test)
     test_packages
     virtual_machine
@@ -173,5 +175,5 @@ test)
         find_old_dlv
     fi
     ;;
-*) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2 ;;
+*) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

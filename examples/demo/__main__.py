@@ -1,5 +1,5 @@
 """The story of one attach, told live: a server is built and started, looked at, debugged, and left as it was; then
-three attaches that are refused, diagnosed, mended and made.
+three attaches that are refused, diagnosed, mended and made; then one in a container that refuses, from beside it.
 
 Every command is shown as it would be typed, with what it really printed. `make demo` runs this with safedlv, dlv and
 go on the PATH. Whatever goes wrong ends it with a sentence and exit code 1, and nothing it started is left behind.
@@ -18,23 +18,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import pexpect
-
+import beside
 import denied
 import places
 from means import (
     BLOCKED,
-    PATIENCE,
-    PROMPT,
     SOURCE,
-    WINDOW,
     WORKS,
     BlockedError,
     DemoError,
-    Screen,
     ask,
-    debug,
-    expect,
+    attach,
     left_as_it_was,
     port_of,
     run,
@@ -61,6 +55,7 @@ def main() -> int:
             else:
                 say("6. to 8. Three denied attaches: only root, with all of its capabilities, can make and prove them")
                 tell(f"  {shlex.join(sudo())}")
+            beside.tell_it(directory, binary)
     except BlockedError as error:
         if os.geteuid() != 0 and shutil.which("sudo"):
             as_root()
@@ -84,7 +79,7 @@ def one_attach(started: contextlib.ExitStack, directory: Path) -> Path:
     if run(["safedlv", "doctor", str(server.pid)], good=(*WORKS, BLOCKED)) == BLOCKED:
         raise BlockedError("an attach would be refused here; the doctor's report above says by what")
     say("4. The debugger: a breakpoint while it serves, one request, one variable, and away")
-    attach(server.pid, port)
+    attach(["safedlv", "attach", str(server.pid)], port)
     say("5. The server still serves, and nobody traces it")
     ask(port)
     left_as_it_was(server.pid)
@@ -123,26 +118,6 @@ def serving(binary: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
             yield server, port_of(server.stdout.readline())
         finally:
             server.kill()
-
-
-def attach(pid: int, port: int) -> None:
-    """The real `safedlv attach`, typed at in a terminal of its own."""
-    words = ["safedlv", "attach", str(pid)]
-    show(words)
-    plain = {**os.environ, "TERM": "dumb"}  # no colours and no cursor movements
-    try:
-        terminal = pexpect.spawn(words[0], words[1:], dimensions=WINDOW, timeout=PATIENCE, encoding="utf-8", env=plain)
-    except pexpect.ExceptionPexpect as error:
-        raise DemoError("there is no safedlv on the PATH") from error
-    screen = terminal.logfile_read = Screen()
-    try:
-        expect(terminal, PROMPT)
-        debug(terminal, port, pexpect.EOF)
-    finally:
-        screen.close()
-        terminal.close(force=True)
-    if terminal.exitstatus != 0:
-        raise DemoError(f"safedlv attach ended with {terminal.exitstatus or terminal.signalstatus}")
 
 
 def what_next() -> None:

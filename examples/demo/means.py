@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import shlex
 import subprocess
@@ -174,3 +175,22 @@ def debug(terminal: SpawnBase, port: int, end: object) -> None:
     if not answers:
         raise DemoError("the request that stood still meanwhile was not answered")
     tell(f"The request that stood still meanwhile: GET /you -> {answers[0]}")
+
+
+def attach(words: list[str], port: int) -> None:
+    """The real `safedlv attach`, typed at in a terminal of its own, to the server at this port."""
+    show(words)
+    plain = {**os.environ, "TERM": "dumb"}  # no colours and no cursor movements
+    try:
+        terminal = pexpect.spawn(words[0], words[1:], dimensions=WINDOW, timeout=PATIENCE, encoding="utf-8", env=plain)
+    except pexpect.ExceptionPexpect as error:
+        raise DemoError("there is no safedlv on the PATH") from error
+    screen = terminal.logfile_read = Screen()
+    try:
+        expect(terminal, PROMPT)
+        debug(terminal, port, pexpect.EOF)
+    finally:
+        screen.close()
+        terminal.close(force=True)
+    if terminal.exitstatus != 0:
+        raise DemoError(f"safedlv attach ended with {terminal.exitstatus or terminal.signalstatus}")

@@ -16,7 +16,7 @@ from safedlv.facts.process import read_process
 from safedlv.facts.procfs import ProcDir
 from safedlv.model import Ids
 from safedlv.probe import runner
-from safedlv.sibling.privilege import Privilege, foretold, inner, tried
+from safedlv.sibling.privilege import Privilege, Refusal, foretold, inner, tried
 from safedlv.target import Found
 
 BASE_NEED: Final = 64 << 20
@@ -52,11 +52,19 @@ def pid_inside(found: Found, first: int) -> int:
     return target[len(container) - 1]
 
 
-def least_privilege(found: Found, first: int, user: tuple[int, int], timeout: float) -> Privilege:
-    """The least with which the probe passes where it can be tried (root), else what the rules make likely."""
+def least_privilege(found: Found, first: int, user: tuple[int, int], timeout: float, apparmor: str | None) -> Privilege:
+    """The least with which the probe passes where it can be tried (root), else what the rules make likely.
+
+    ``apparmor``: the profile of the target's container, which the sidecar is to have as well.
+    """
     if not runner.way_back_is_open(found.pid, found.before):
         raise SafedlvError(
             f"process {found.pid} is frozen, and could not be left as it was", "safedlv doctor says by what"
+        )
+    if tracer := runner.Before.of(found.procdir).traced_by:
+        raise SafedlvError(
+            f"no sidecar could attach: process {found.pid} is traced by process {tracer} already",
+            "a process has one tracer at a time: end that session first",
         )
     if os.geteuid() != 0:
         return foretold(read_process(found.pid), user)
@@ -64,12 +72,18 @@ def least_privilege(found: Found, first: int, user: tuple[int, int], timeout: fl
         privilege = tried(found.pid, first, user, timeout)
     except OSError:
         return foretold(read_process(found.pid), user)
-    if privilege is None:
+    if isinstance(privilege, Refusal):
         raise SafedlvError(
-            "no sidecar could attach: the probe is refused with every privilege that one may have",
+            f"no sidecar could attach: with every privilege that one may have, {privilege.step} fails "
+            f"({privilege.errno or 'it could not be tried'}){under(apparmor)}",
             "safedlv doctor names the layer that refuses",
         )
     return privilege
+
+
+def under(apparmor: str | None) -> str:
+    """Words for a profile that a sidecar has because its target has it."""
+    return f", under the target's AppArmor profile {printable(apparmor)}" if apparmor else ""
 
 
 def memory_limit(found: Found) -> int:

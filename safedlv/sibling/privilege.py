@@ -15,7 +15,7 @@ from safedlv.capabilities import capability_mask
 from safedlv.model import CapabilitySets, Ids, ProcessFacts, Unknown
 from safedlv.probe.context import Context
 from safedlv.probe.elsewhere import probe_from
-from safedlv.probe.runner import refused
+from safedlv.probe.runner import RawAttempt, refused
 from safedlv.probe.sources import exec_context
 from safedlv.values import Value
 
@@ -28,6 +28,14 @@ class Privilege(Value):
     capabilities: tuple[str, ...]
     verified: bool
     """The probe passed from a process with just this."""
+
+
+@frozen(eq=False, repr=False)
+class Refusal(Value):
+    """What the probe met with the most that a sidecar may have."""
+
+    step: str
+    errno: str
 
 
 def candidates(user: tuple[int, int]) -> tuple[tuple[tuple[int, int], tuple[str, ...]], ...]:
@@ -44,18 +52,29 @@ def candidates(user: tuple[int, int]) -> tuple[tuple[tuple[int, int], tuple[str,
     )
 
 
-def tried(target: int, first: int, user: tuple[int, int], timeout: float) -> Privilege | None:
+def tried(target: int, first: int, user: tuple[int, int], timeout: float) -> Privilege | Refusal:
     """The least with which the probe of process ``target`` passes; ``first``: its container's first process.
 
-    ``user`` is the target's, as its container numbers it. None when not even the most is enough. Takes the privilege
-    to stand in another's place. Raises OSError, ValueError as exec_context.
+    ``user`` is the target's, as its container numbers it. A Refusal when not even the most is enough. Takes the
+    privilege to stand in another's place. Raises OSError, ValueError as exec_context.
     """
+    refusal = Refusal("the probe", "")
     for ids, of_one_user in groupby(candidates(user), key=itemgetter(0)):
         with exec_context(first, ids) as base:  # once for each user: reading it holds the first process for a moment
             for _, capabilities in of_one_user:
-                if not refused(probe_from(as_sidecar(base, capabilities), target, timeout).attempt):
+                attempt = probe_from(as_sidecar(base, capabilities), target, timeout).attempt
+                if not refused(attempt):
                     return Privilege(ids, capabilities, verified=True)
-    return None
+                refusal = first_failure(attempt) or refusal
+    return refusal
+
+
+def first_failure(attempt: RawAttempt) -> Refusal | None:
+    """The first call of an attempt that failed; None where nothing was tried, or nothing failed."""
+    steps, needs, _, _ = attempt
+    return next((Refusal(f"PTRACE_{name.upper()}", word) for name, word, _ in steps if word), None) or next(
+        (Refusal(name, word) for name, word, _ in needs if word and name != "process_vm_readv"), None
+    )
 
 
 def as_sidecar(context: Context, capabilities: tuple[str, ...]) -> Context:

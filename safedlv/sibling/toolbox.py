@@ -102,7 +102,7 @@ def ensure(engine: Engine, toolbox: Toolbox) -> bool:
     if is_there(engine, toolbox):
         return False
     archive = io.BytesIO()
-    _write(toolbox, archive)
+    write_archive(toolbox, archive)
     repository, _, tag = toolbox.tag.partition(":")
     said = engine.ask(
         f"import the image {toolbox.tag}",
@@ -115,7 +115,8 @@ def ensure(engine: Engine, toolbox: Toolbox) -> bool:
     return True
 
 
-def _write(toolbox: Toolbox, archive: IO[bytes]) -> None:
+def write_archive(toolbox: Toolbox, archive: IO[bytes]) -> None:
+    """The image's files, as ``docker import`` takes them. Raises OSError."""
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name in (DIRECTORY, SESSION):
             entry = tarfile.TarInfo(name.lstrip("/"))

@@ -7,15 +7,12 @@ Nothing here passes or fails: times belong to the machine they were measured on,
 from __future__ import annotations
 
 import argparse
-import io
-import json
 import os
 import statistics
 import subprocess
 import sys
-import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,11 +20,11 @@ from tempfile import TemporaryDirectory
 from safedlv import target
 from safedlv.facts.process import list_processes
 from safedlv.probe import runner
+from tests.bench import siblings
+from tests.bench.tools import CACHE, build_static, no_ptrace, safedlv_command, scratch_image, show, timed
 from tests.clients import JsonRpc
 from tests.docker.conftest import Engine, answers
 from tests.support import ROOT, Server, build_go, new_dlv, status
-
-CACHE = ROOT / ".cache" / "bench"
 
 
 def main() -> int:
@@ -48,27 +45,12 @@ def main() -> int:
         probe_stops(server.pid, rounds * 50)
         every_process(rounds)
         container_with_two_causes(rounds)
+        siblings.measure(dlv, rounds)
         relayed(dlv, server.pid)
         memory(server.pid)
     finally:
         server.stop()
     return 0
-
-
-def show(what: str, value: float, unit: str, note: str = "") -> None:
-    print(f"  {what:<52} {value:9.1f} {unit:<5} {note}", flush=True)
-
-
-def safedlv_command() -> list[str]:
-    """The console script, as users start it."""
-    script = Path(sys.executable).parent / "safedlv"
-    return [str(script)] if script.exists() else [sys.executable, "-m", "safedlv"]
-
-
-def timed(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 # ------------------------------------------------------------ start-up
@@ -204,32 +186,6 @@ def container_with_two_causes(rounds: int) -> None:
     one, other = statistics.median(plain), statistics.median(ours)
     show("docker inspect of a container", one * 1e3, "ms")
     show("safedlv doctor --json of it, with two causes", other * 1e3, "ms", f"{other / one:.1f} times that")
-
-
-@contextmanager
-def no_ptrace(directory: Path) -> Iterator[Path]:
-    """A seccomp profile that allows all but ptrace."""
-    rule = {"names": ["ptrace"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}
-    path = directory / "profile.json"
-    path.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
-    yield path
-
-
-def build_static(directory: Path) -> Path:
-    path = directory / "server"
-    words = ["go", "build", "-buildvcs=false", "-gcflags=all=-N -l", "-o", str(path), "."]
-    subprocess.run(words, cwd=ROOT / "examples" / "server", env={**os.environ, "CGO_ENABLED": "0"}, check=True)
-    return path
-
-
-def scratch_image(engine: Engine, program: Path) -> str:
-    """An image with one file in it."""
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.add(program, "server")
-    name = f"safedlv-bench-{os.getpid()}"
-    engine.docker("import", "-", name, given=archive.getvalue())
-    return name
 
 
 def list_all() -> None:

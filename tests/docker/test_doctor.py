@@ -43,6 +43,7 @@ CASES = {
         ("user",),
     ),
     "a profile against ptrace": Case((), NONE, (), frozenset({"seccomp"}), ("seccomp",)),
+    "a profile against ptrace, --pid=host": Case(("--pid=host",), NONE, (), frozenset({"seccomp"}), ("seccomp",)),
     "a profile against SETOPTIONS": Case(
         (), profile(rule("SCMP_ACT_ERRNO", 0x4200)), (), frozenset({"seccomp"}), ("seccomp",)
     ),
@@ -86,7 +87,7 @@ def test_doctor(docker_engine: Engine, prober_image: str, tmp_path: Path, newest
     assert tuple((answer["fix"] or {"ids": ()})["ids"]) == case.fix
     assert answer["verdict"] == ("blocked" if case.causes else "ok")
     assert answer["target"]["pid"] == pid
-    assert answer["target"]["inner_pid"] == 1
+    assert answer["target"]["inner_pid"] == (pid if "--pid=host" in case.run else 1)
     assert_unharmed(pid)
 
 

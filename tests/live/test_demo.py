@@ -66,6 +66,7 @@ class Stage:
             package = Path(str(importlib.import_module(module).__file__)).parent
             shutil.copytree(package, directory / package.name, ignore=shutil.ignore_patterns("__pycache__"))
         self.put("safedlv", SAFEDLV.format(directory=directory, python=python))
+        self.put("docker", "#!/bin/sh\nexit 1\n")  # no engine: tests/docker/test_demo.py has the act that needs one
 
     @property
     def demo(self) -> Path:
@@ -75,8 +76,8 @@ class Stage:
         (self.bin / name).write_text(script)
         (self.bin / name).chmod(0o755)
 
-    def start(self, *prefix: str) -> subprocess.Popen[str]:
-        environment = {
+    def environment(self) -> dict[str, str]:
+        return {
             "PATH": f"{self.bin}:/usr/bin:/bin",
             "HOME": str(self.home),
             "TMPDIR": str(self.tmp),
@@ -86,9 +87,11 @@ class Stage:
             "PYTHONPATH": str(self.directory),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+
+    def start(self, *prefix: str) -> subprocess.Popen[str]:
         words = [*prefix, self.python, str(self.demo)]
         return subprocess.Popen(
-            words, cwd="/", env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            words, cwd="/", env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
     def told(self, *prefix: str, code: int = 0) -> str:
@@ -168,6 +171,7 @@ def test_the_whole_story(stage: Stage, who: str) -> None:
         "The request that stood still meanwhile: GET /you -> hello /you, you are visitor 2",
         "GET /you -> hello /you, you are visitor 3",
         "TracerPid:\t0",
+        "No Docker Engine answers here, and this act needs one.",
         "== What to type next",
     ):
         assert f"\n{line}\n" in story

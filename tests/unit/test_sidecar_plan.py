@@ -16,7 +16,7 @@ from safedlv.errors import SafedlvError
 from safedlv.seccomp.profile import PTRACE_REQUESTS
 from safedlv.sibling.needs import BASE_LIMIT, BASE_NEED, NEED_PER_BYTE, limit_of
 from safedlv.sibling.plan import LABEL, OWNER, PROCESS, Sidecar, profile
-from safedlv.sibling.privilege import candidates, inner
+from safedlv.sibling.privilege import candidates, first_failure, inner
 from safedlv.sibling.sweep import is_stale, owner_label
 
 PLAN = Sidecar(
@@ -156,3 +156,18 @@ def test_not_ours_to_judge(owner: str) -> None:
     """Of another PID namespace, or a label that is none of ours: left alone while it runs."""
     assert not is_stale(owner, running=True)
     assert is_stale(owner, running=False)
+
+
+@pytest.mark.parametrize(
+    ("steps", "needs", "told"),
+    [
+        ([("attach", "EACCES", 1)], [], ("PTRACE_ATTACH", "EACCES")),
+        ([("attach", None, 1), ("setoptions", "EPERM", 1)], [("files", "EACCES", 1)], ("PTRACE_SETOPTIONS", "EPERM")),
+        ([("attach", None, 1)], [("process_vm_readv", "EPERM", 1), ("files", "EACCES", 1)], ("files", "EACCES")),
+        ([("attach", None, 1)], [("process_vm_readv", "EPERM", 1)], None),
+        ([], [], None),
+    ],
+)
+def test_what_an_attempt_met_first(steps: list[Any], needs: list[Any], told: tuple[str, str] | None) -> None:
+    refusal = first_failure((tuple(steps), tuple(needs), (0, 0), True))
+    assert (refusal and (refusal.step, refusal.errno)) == told

@@ -1,5 +1,6 @@
 """Runs in the virtual machine, as root: makes the stages of /in/stages.json, plays every scene, prints a line of JSON
-for each. What is right is not decided here (tests/vm/scenes.py, tests/vm/test_lab.py).
+for each. What is right is not decided here (tests/vm/scenes.py, tests/vm/test_lab.py). Before them, while the machine
+is quiet, come the sessions with hard cases (tests/vm/sessions.py).
 
 A stage is a target, a tracer in its place, and perhaps something that is done to the target meanwhile. All of them
 are made at ptrace_scope 0; then the scopes are gone through upwards, since 3 stays until the machine is off. Two
@@ -17,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.vm import agent
+from tests.vm import agent, sessions
 from tests.vm.stage import IMAGE, Stage, Target, Tracer, call
 
 SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
@@ -32,6 +33,8 @@ def main() -> None:
     agent.load()
     spec = json.loads(Path("/in/stages.json").read_text())
     prepare(spec["apparmor"])
+    sessions.play_all(spec["sessions"], tell, set_scope)
+    note("sessions", began)
     targets = {name: Target(name, one, number) for number, (name, one) in enumerate(spec["targets"].items())}
     at_once([target.start for target in targets.values() if not target.waits])
     note("targets", began)
@@ -48,7 +51,7 @@ def main() -> None:
         stage.prepare()
     note("stages", began)
     for scope in range(4):
-        SCOPE.write_text(str(scope))
+        set_scope(scope)
         play(stages, scope)
         note(f"scope {scope}", began)
 
@@ -74,6 +77,11 @@ def at_once(starts: list[Callable[[], None]]) -> None:
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(run, starts))
+
+
+def set_scope(scope: int) -> None:
+    """kernel.yama.ptrace_scope: one value for the whole machine; 3 cannot be left."""
+    SCOPE.write_text(str(scope))
 
 
 def play(stages: list[Stage], scope: int) -> None:
@@ -110,6 +118,11 @@ def report(stage: Stage, scene: Spec) -> None:
         found = stage.play(scene)
     except Exception as error:
         found = {"scene": scene["name"], "error": repr(error)}
+    tell(found)
+
+
+def tell(found: Spec) -> None:
+    """A line for the host."""
     os.write(1, json.dumps(found).encode() + b"\n")
 
 

@@ -25,16 +25,17 @@ SECCOMP: Final = {
     ),
     "no-setoptions": profile(rule("SCMP_ACT_ERRNO", SETOPTIONS)),
 }
-_COMMON = "network, capability, file, mount, umount, pivot_root,"
+_COMMON = "network, capability, mount, umount, pivot_root,"
 APPARMOR: Final = "\n".join(
     f"profile {name} flags=(attach_disconnected,mediate_deleted{mode}) {{ {_COMMON} {rules} }}"
     for name, mode, rules in (
-        ("lab-open", "", "signal, ptrace,"),
-        ("lab-other", "", "signal, ptrace peer=lab-other,"),
-        ("lab-no-ptrace", "", "signal, deny ptrace,"),
-        ("lab-no-trace", "", "signal, ptrace (read, readby, tracedby),"),
-        ("lab-no-signal", "", "signal (receive), ptrace,"),
-        ("lab-complain", ",complain", "signal,"),
+        ("lab-open", "", "file, signal, ptrace,"),
+        ("lab-other", "", "file, signal, ptrace peer=lab-other,"),
+        ("lab-no-ptrace", "", "file, signal, deny ptrace,"),
+        ("lab-no-trace", "", "file, signal, ptrace (read, readby, tracedby),"),
+        ("lab-no-signal", "", "file, signal (receive), ptrace,"),
+        ("lab-complain", ",complain", "file, signal,"),
+        ("lab-narrow", "", "/** r, /in/* rmix, signal, ptrace peer=lab-narrow,"),
     )
 )
 

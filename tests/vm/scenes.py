@@ -511,8 +511,11 @@ SCENES: Final = {
 }
 
 
-def for_the_guest(compared: frozenset[str], tools: dict[str, list[str]]) -> str:
-    """What is to be played, as JSON. ``tools``: what starts each in the ``compared`` scenes, with ``{pid}`` in it."""
+def for_the_guest(compared: frozenset[str], tools: dict[str, list[str]], sessions: dict[str, Any]) -> str:
+    """What is to be played, as JSON. ``tools``: what starts each in the ``compared`` scenes, with ``{pid}`` in it.
+
+    ``sessions``: what tests/vm/hard_cases.py adds.
+    """
 
     def scenes(stage: Stage) -> list[dict[str, Any]]:
         return [
@@ -539,4 +542,4 @@ def for_the_guest(compared: frozenset[str], tools: dict[str, list[str]]) -> str:
         for stage in STAGES
     ]
     targets = {name: asdict(target) for name, target in TARGETS.items()}
-    return json.dumps({"apparmor": APPARMOR, "targets": targets, "stages": stages})
+    return json.dumps({"apparmor": APPARMOR, "targets": targets, "stages": stages, "sessions": sessions})
