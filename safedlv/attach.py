@@ -16,7 +16,7 @@ from safedlv import command_line, delegate, target
 from safedlv.errors import SafedlvError, UsageError, printable
 from safedlv.probe import runner
 
-DIRECT = "direct"
+DIRECT, SIDECAR, CLONE = "direct", "sidecar", "clone"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,21 +35,22 @@ def attach(words: list[str]) -> int:
     if delegate.would_refuse(line):
         return delegate.become(dlv, command_line.words_for_dlv(words))
 
-    log = _open_log(line)  # first of all: a descriptor that the user names must not become one of ours
+    log = open_log(line)  # first of all: a descriptor that the user names must not become one of ours
     listener = None
     if line.text("waitfor"):  # dlv listens, and says so, before it waits
-        listener = _listener(line)
+        listener = listener_of(line)
         _announce(line, listener, log)
-    found = _the_go_process(_the_target(line), line)
-    if _way(line) != DIRECT:
+    way, found = _way(line), _the_target(line)
+    if way == CLONE:  # its Go process is another one
+        return _in_a_copy(dlv, line, found, log)
+    found = _the_go_process(found, line)
+    if way == SIDECAR:
         return _beside(dlv, line, found, listener, log)
     attempt, listener = _probe(found, line, listener)
     if attempt is None or runner.refused(attempt):
         if listener is not None:
             listener.close()
         return _explain(dlv, line, found, attempt)
-    if line.on("no-proxy"):
-        return delegate.become(dlv, [*line.handed_on(()), str(found.pid), *line.args[1:]])
     return _session(dlv, line, found, listener, log)
 
 
@@ -61,7 +62,7 @@ def _probe(
         return None, listener
     probe = runner.start(found.pid, found.procdir, found.before, line.number("probe-timeout", runner.STOP_WITHIN))
     try:
-        listener = listener or _listener(line)  # before dlv is started: the address may be taken
+        listener = listener or listener_of(line)  # before dlv is started: the address may be taken
         importlib.import_module("safedlv.session.launch")  # needed next; the probe takes as long as this
     finally:
         attempt = probe.result()
@@ -74,9 +75,8 @@ def _probe(
 def _way(line: CommandLine) -> str:
     """What ``--via`` says. Raises SafedlvError for a way that there is not."""
     via = line.text("via", DIRECT)
-    if via not in (DIRECT, "sidecar"):
-        hint = "--via direct, or --via sidecar; for a copy: safedlv relaunch --debuggable TARGET"
-        raise SafedlvError(f"there is no way called {printable(via)}", hint)
+    if via not in (DIRECT, SIDECAR, CLONE):
+        raise SafedlvError(f"there is no way called {printable(via)}", "--via direct, --via sidecar or --via clone")
     return via
 
 
@@ -114,7 +114,7 @@ def _explain(dlv: str, line: CommandLine, found: Found, attempt: runner.RawAttem
     from safedlv.doctor import wants_colour
     from safedlv.judgement import judge_attempt
     from safedlv.report.text import report
-    from safedlv.sibling.ways import SIDECAR, ways
+    from safedlv.sibling.ways import ways
 
     diagnosis = judge_attempt(found, attempt)
     sys.stderr.write(report(diagnosis, colour=wants_colour(sys.stderr)))
@@ -124,9 +124,12 @@ def _explain(dlv: str, line: CommandLine, found: Found, attempt: runner.RawAttem
     from safedlv.sibling.choice import choose, listed
 
     sys.stderr.write(listed(others))
-    if delegate.on_terminal() and not line.on("headless") and choose(tuple(w for w in others if w.via == SIDECAR)):
+    if not delegate.on_terminal() or line.on("headless"):
+        return 1
+    chosen = choose(others)
+    if chosen == SIDECAR:
         return _beside(dlv, line, found, None, 2)
-    return 1
+    return _in_a_copy(dlv, line, found, 2) if chosen == CLONE else 1
 
 
 def _beside(dlv: str, line: CommandLine, found: Found, listener: Listener | None, log: int) -> int:
@@ -136,18 +139,48 @@ def _beside(dlv: str, line: CommandLine, found: Found, listener: Listener | None
 
     prepared = sidecar.prepare(found, dlv, line)
     launch.hold_signals()
-    delve, listener = sidecar.start(prepared, found, lambda: listener or _listener(line))
-    return _serve(delve, dlv, line, listener, log)
+    delve, listener = sidecar.start(prepared, found, lambda: listener or listener_of(line))
+    return serve(delve, dlv, line, listener, log)
+
+
+def _in_a_copy(dlv: str, line: CommandLine, found: Found, log: int) -> int:
+    """The session in a copy of the target's container, which goes at its end; the original is left alone."""
+    if found.container is None:
+        raise SafedlvError("a copy is made of a container", "name the target as docker:NAME")
+    if line.on("no-proxy"):
+        raise SafedlvError("--no-proxy cannot be had with a copy: safedlv removes it at the end")
+    from safedlv.copying import in_a_copy
+
+    found.close()
+    return in_a_copy(found.container, lambda copy: attach_inside(dlv, line, copy, log))
+
+
+def attach_inside(dlv: str, line: CommandLine, container: str, log: int) -> int:
+    """The session with the Go program in a container as soon as that runs: directly, else by a sidecar.
+
+    Signals that end a session are held back when it is called. Raises SafedlvError, EndedError as wait_for_program.
+    """
+    from safedlv.sibling.clone_program import wait_for_program
+
+    found = wait_for_program(container)
+    attempt, listener = _probe(found, line, None)
+    if attempt is not None and not runner.refused(attempt):
+        return _session(dlv, line, found, listener, log)
+    if listener is not None:
+        listener.close()
+    return _beside(dlv, line, found, None, log)
 
 
 def _session(dlv: str, line: CommandLine, found: Found, listener: Listener | None, log: int) -> int:
+    if line.on("no-proxy"):
+        delegate.become(dlv, [*line.handed_on(()), str(found.pid), *line.args[1:]])
     from safedlv.session import launch
 
     launch.hold_signals()
-    return _serve(launch.start(dlv, delegate.version_of(dlv), line, found, listener), dlv, line, listener, log)
+    return serve(launch.start(dlv, delegate.version_of(dlv), line, found, listener), dlv, line, listener, log)
 
 
-def _serve(delve: Delve, dlv: str, line: CommandLine, listener: Listener | None, log: int) -> int:
+def serve(delve: Delve, dlv: str, line: CommandLine, listener: Listener | None, log: int) -> int:
     """Lead clients, or the user's terminal, to a dlv that was started, until it ends; its exit code."""
     try:
         if listener is None:
@@ -173,7 +206,7 @@ def _serve(delve: Delve, dlv: str, line: CommandLine, listener: Listener | None,
 # ------------------------------------------------------------ words and streams
 
 
-def _listener(line: CommandLine) -> Listener | None:
+def listener_of(line: CommandLine) -> Listener | None:
     """Where clients come in; None when the user gets a terminal."""
     if not line.on("headless") or line.on("no-proxy"):
         return None
@@ -186,12 +219,12 @@ def _announce(line: CommandLine, listener: Listener | None, log: int) -> None:
     """The line that clients wait for, where dlv would write it (pkg/logflags: writeListeningMessage)."""
     if listener is None:
         return
-    _write_line(log if line.text("log-dest") else 1, f"API server listening at: {listener.shown}")
+    write_line(log if line.text("log-dest") else 1, f"API server listening at: {listener.shown}")
     if not listener.loopback:
-        _write_line(log, "Listening for remote connections (connections are not authenticated nor encrypted)")
+        write_line(log, "Listening for remote connections (connections are not authenticated nor encrypted)")
 
 
-def _open_log(line: CommandLine) -> int:
+def open_log(line: CommandLine) -> int:
     """Where dlv's log goes: a descriptor, a file made anew, or stderr."""
     dest = line.text("log-dest")
     if not dest:
@@ -209,7 +242,8 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-def _write_line(fd: int, text: str) -> None:
+def write_line(fd: int, text: str) -> None:
+    """Write a line at once. Raises SafedlvError when nobody can read it."""
     try:
         os.write(fd, text.encode("utf-8", "surrogateescape") + b"\n")
     except OSError as error:

@@ -36,6 +36,10 @@ PTRACE_REQUESTS: Final = {
 """What dlv asks of ptrace (pkg/proc/native of 1.20 and 1.27, and seen with strace in sessions of both); GETSIGINFO is
 what safedlv's probe asks besides. GETREGS and SETREGS are amd64's; arm64 uses the regsets."""
 
+TO_START: Final = {"TRACEME": 0}
+"""What a dlv asks besides that starts its target (exec), in the process that becomes it."""
+CALLS_TO_START: Final = ("setpgid",)
+
 OTHER_REQUESTS: Final = (
     *(0, 1, 4, 8, 15, 18, 19, 24, 25, 26, 30, 31, 32, 33, 0x4203),
     *range(0x4206, 0x4213),
@@ -85,8 +89,10 @@ _COMPARISONS: Final[dict[str, Callable[[int, int, int], bool]]] = {
 }
 
 
-def allowing_dlv(profile: Profile) -> Profile:
+def allowing_dlv(profile: Profile, *, starts: bool = False) -> Profile:
     """The same profile, and nothing of what dlv needs refused. The document given is left as it is.
+
+    ``starts``: a dlv that starts its target, not one that attaches alone.
 
     Where the profile allows what it does not name, ptrace stays refused for every request that dlv does not make;
     where it refuses that, exactly dlv's requests are allowed. Raises ValueError when it is no profile.
@@ -94,8 +100,10 @@ def allowing_dlv(profile: Profile) -> Profile:
     rules = _rules(profile)
     allows = profile["defaultAction"] in PERMISSIVE
     made = deepcopy(profile)
-    kept = [kept for rule in rules for kept in _without_refusals(rule, allows_the_rest=allows)]
-    made["syscalls"] = kept if allows else [*kept, *_missing(kept)]
+    requests = PTRACE_REQUESTS | TO_START if starts else PTRACE_REQUESTS
+    calls = DLV_CALLS + CALLS_TO_START if starts else DLV_CALLS
+    kept = [kept for rule in rules for kept in _without_refusals(rule, requests, calls, allows_the_rest=allows)]
+    made["syscalls"] = kept if allows else [*kept, *_missing(kept, requests, calls)]
     return made
 
 
@@ -129,21 +137,24 @@ def _names(rule: Rule) -> list[str]:
 # ---------------------------------------------------------------- refusals taken out
 
 
-def _without_refusals(rule: Rule, *, allows_the_rest: bool) -> Iterator[Rule]:
+def _without_refusals(
+    rule: Rule, requests: dict[str, int], calls: tuple[str, ...], *, allows_the_rest: bool
+) -> Iterator[Rule]:
     """What remains of a rule."""
     if rule["action"] in PERMISSIVE:
         yield deepcopy(rule)
         return
     names = _names(rule)
-    others = [name for name in names if name not in DLV_CALLS]
+    others = [name for name in names if name not in calls]
     if others:
         yield _like(rule, others)
     if "ptrace" not in names:
         return
     if not rule.get("args"):
         if allows_the_rest:
-            yield from (_like(rule, ["ptrace"], _request(number)) for number in OTHER_REQUESTS)
-    elif not any(_may_match(rule["args"], number) for number in PTRACE_REQUESTS.values()):
+            refused = [number for number in OTHER_REQUESTS if number not in requests.values()]
+            yield from (_like(rule, ["ptrace"], _request(number)) for number in refused)
+    elif not any(_may_match(rule["args"], number) for number in requests.values()):
         yield _like(rule, ["ptrace"])
 
 
@@ -173,16 +184,16 @@ def _request(number: int) -> dict[str, Any]:
 # ---------------------------------------------------------------- permissions added
 
 
-def _missing(rules: list[Rule]) -> Iterator[Rule]:
+def _missing(rules: list[Rule], requests: dict[str, int], wanted: tuple[str, ...]) -> Iterator[Rule]:
     """Rules that allow what no rule allows yet: the calls, and ptrace request by request."""
     allowing = [rule for rule in rules if rule["action"] in PERMISSIVE and not (rule.get("includes") or {}).get("caps")]
     # A call that is allowed for some arguments (clone without namespaces, socket but for some families) is enough.
     allowed = {name for rule in allowing for name in _names(rule)}
-    calls = [name for name in DLV_CALLS if name not in allowed and name != "ptrace"]
+    calls = [name for name in wanted if name not in allowed and name != "ptrace"]
     if calls:
         yield {"names": calls, "action": "SCMP_ACT_ALLOW", "comment": COMMENT}
     conditions = [rule.get("args") or [] for rule in allowing if "ptrace" in _names(rule)]
-    for name, number in PTRACE_REQUESTS.items():
+    for name, number in requests.items():
         if not any(not args or _certainly_matches(args, number) for args in conditions):
             comment = f"{COMMENT}: PTRACE_{name}"
             yield {"names": ["ptrace"], "action": "SCMP_ACT_ALLOW", "args": [_request(number)], "comment": comment}

@@ -30,6 +30,12 @@ def commands(procdir: int, dlv_version: tuple[int, int]) -> str:
     return GUESS
 
 
+def is_here(procdir: int) -> bool:
+    """Whether the module of a target (``procdir``: its open /proc/PID) is the one in the current directory."""
+    module = _module_of_program(procdir)
+    return bool(module) and shutil.which("go") is not None and _module_here(os.getcwd()) == module
+
+
 def module_of(go_mod: str) -> str:
     """The module that a go.mod declares; "" when it declares none (go.dev/ref/mod: module directive)."""
     for line in go_mod.splitlines():

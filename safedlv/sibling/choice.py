@@ -21,10 +21,13 @@ def listed(ways: tuple[Way, ...]) -> str:
 
 
 def choose(ways: tuple[Way, ...]) -> str | None:
-    """Ask the user at the terminal; the way's name, None for none of them. What is no answer is asked again."""
+    """Ask the user at the terminal; the way's name, None for none of them. What is no answer is asked again.
+
+    Numbers are those of :func:`listed`; a way that is to be typed elsewhere cannot be chosen.
+    """
     from prompt_toolkit import prompt
 
-    numbers = {str(number): way for number, way in enumerate(ways, 1)}
+    numbers = {str(number): way for number, way in enumerate(ways, 1) if way.chosen_here}
     while True:
         try:
             answer = prompt(f"Take which way? [{'/'.join(numbers)}/{NONE}] ").strip().lower()

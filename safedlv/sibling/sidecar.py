@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import sys
@@ -29,16 +28,15 @@ from safedlv.runtimes.docker import Engine, inspect
 from safedlv.runtimes.engine import EngineError, unix_socket
 from safedlv.session import keeper
 from safedlv.session.bystander import ended
-from safedlv.session.launch import Delve, arguments, listens_on_unix, number_of, private_directory
+from safedlv.session.launch import Delve, arguments, is_guarded, listens_on_unix, number_of, private_directory
 from safedlv.session.listen import UNIX, Listener
 from safedlv.sibling import checkout, needs
+from safedlv.sibling.directory import LOG, make
 from safedlv.sibling.plan import SESSION, Sidecar
 from safedlv.sibling.sweep import owner_label, sweep
 from safedlv.sibling.toolbox import Toolbox, ensure, given_image, is_there, toolbox_of
 from safedlv.target import Found
 
-LOG: Final = "log"
-LOG_BYTES: Final = 1 << 20  # what a FIFO may hold for one without privilege (/proc/sys/fs/pipe-max-size, pipe(7))
 KILLED: Final = 137
 ENDS_WITHIN: Final = 2.0
 """Seconds for a target to end after the dlv that its PID namespace took along, and for an engine to notice an end."""
@@ -51,6 +49,7 @@ class Prepared:
         self.engine, self.toolbox, self.plan, self.verified = engine, toolbox, plan, verified
         self.made_before = is_there(engine, toolbox)
         self.first_commands = ""
+        self.guarded = True
         self.socket_path = ""
         """Where a unix socket for clients will be."""
 
@@ -77,7 +76,8 @@ def prepare(found: Found, dlv: str, line: CommandLine) -> Prepared:
         toolbox = _toolbox(engine, dlv, found, line)
     first = int(document["State"]["Pid"])
     user = needs.user_inside(found.pid, first)
-    privilege = needs.least_privilege(found, first, user, line.number("probe-timeout", runner.STOP_WITHIN))
+    apparmor, timeout = document.get("AppArmorProfile") or None, line.number("probe-timeout", runner.STOP_WITHIN)
+    privilege = needs.least_privilege(found, first, user, timeout, apparmor)
     pid = needs.pid_inside(found, first)
     plan = Sidecar(
         target=document["Id"],
@@ -89,12 +89,13 @@ def prepare(found: Found, dlv: str, line: CommandLine) -> Prepared:
         capabilities=privilege.capabilities,
         directory=os.path.join(private_directory(), keeper.INSIDE),
         memory=needs.memory_limit(found),
-        apparmor=document.get("AppArmorProfile") or None,
+        apparmor=apparmor,
         user_namespace=(document.get("HostConfig") or {}).get("UsernsMode") or "",
         name=f"safedlv-sidecar-{os.urandom(6).hex()}",
     )
     with _in_sentences():
         prepared = Prepared(engine, toolbox, plan, privilege.verified)
+    prepared.guarded = is_guarded(line)
     address = line.text("listen")
     if line.on("headless") and address.startswith(UNIX) and address[len(UNIX) :][:1] not in ("", "@"):
         prepared.socket_path = os.path.abspath(address.removeprefix(UNIX))
@@ -158,13 +159,14 @@ def start(
     Raises SafedlvError, with nothing left behind.
     """
     directory, listener = os.path.dirname(prepared.plan.directory), None
-    keeper_pid, lifeline = keeper.start(directory, found.pid, close=[found.procdir])
+    keeper_pid, lifeline = keeper.start(directory, found.pid, guarded=prepared.guarded)
     try:
         if prepared.socket_path and not os.path.lexists(prepared.socket_path):
             lifeline.send(keeper.SOCKET + os.fsencode(prepared.socket_path))
         listener = open_listener()
         with _in_sentences():
-            log = _make_directory(prepared.plan)
+            links = {"root": f"/proc/{prepared.plan.inner_pid}/root"}
+            log = make(prepared.plan.directory, links)
             pid = _run(prepared, evolve(prepared.plan, owner=owner_label(keeper_pid, os.getpid())), lifeline)
             return SidecarDelve(prepared, pid, found.pid, log, keeper_pid, lifeline), listener
     except BaseException:
@@ -208,8 +210,17 @@ class SidecarDelve(Delve):
         except OSError as error:  # EINVAL: PID 0, the container has ended before it was looked at
             if error.errno not in (errno.ESRCH, errno.EINVAL):
                 raise
-            raise SafedlvError(f"the sidecar ended at once: {self._last_words() or 'it said nothing'}") from error
+            raise self._ended_at_once() from error
         self.address = os.path.join(self.plan.directory, "dlv")
+
+    def _ended_at_once(self) -> SafedlvError:
+        state, words = self._state_at_the_end(), self.last_words()
+        code, reason = state.get("ExitCode"), printable(str(state.get("Error") or ""), 300)
+        said = words or reason or "it said nothing"
+        return SafedlvError(
+            f"the sidecar ended at once with exit code {code}{needs.under(self.plan.apparmor)}: {said}",
+            "journalctl -k or dmesg tells what AppArmor has refused it" if self.plan.apparmor else "",
+        )
 
     def reap(self) -> int:
         """Wait for dlv to end; its exit code, and its last words on stderr when that is not 0."""
@@ -221,23 +232,30 @@ class SidecarDelve(Delve):
 
     def _exit_code(self) -> int:
         """What the engine says; 0 where the container is gone already: the keeper removes it when dlv has left."""
-        deadline = time.monotonic() + ENDS_WITHIN
         try:
-            while (state := _state(self.engine, self.plan.name))["Running"] and time.monotonic() < deadline:
-                time.sleep(0.01)
+            state = self._state_at_the_end()
             code = int(state["ExitCode"])
             if code == KILLED and ended(self.target, ENDS_WITHIN):  # pid_namespaces(7)
                 sys.stderr.write("safedlv: the target's container has ended, and the sidecar with it\n")
                 return 1
+            if code == KILLED and self.leaving:
+                return 0  # by the keeper, which is in order
             if state.get("OOMKilled"):
                 sys.stderr.write(f"safedlv: dlv was killed: it needed more than {self.plan.memory >> 20} MiB\n")
-            if code and (said := self._last_words()):
+            if code and (said := self.last_words()):
                 sys.stderr.write(f"{said}\n")
         except EngineError:
             return 0
         return code
 
-    def _last_words(self) -> str:
+    def _state_at_the_end(self) -> dict[str, Any]:
+        """The engine's account once it has noticed that dlv ended."""
+        deadline = time.monotonic() + ENDS_WITHIN
+        while (state := _state(self.engine, self.plan.name))["Running"] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return state
+
+    def last_words(self) -> str:
         engine, name = self.engine, self.plan.name
         said: Any = engine.ask("tell what dlv said", lambda: engine.api.logs(name, tail=5))
         lines = said.decode("utf-8", "backslashreplace").strip().splitlines()
@@ -255,28 +273,3 @@ def _state(engine: Engine, name: str) -> dict[str, Any]:
     document: dict[str, Any] = engine.ask("look at it", lambda: engine.api.inspect_container(name))
     state: dict[str, Any] = document["State"]
     return state
-
-
-# ---------------------------------------------------------------- the session's directory
-
-
-def _make_directory(plan: Sidecar) -> int:
-    """The session's directory and the one in it for the container; returns dlv's log, open."""
-    directory = os.path.dirname(plan.directory)
-    try:
-        os.mkdir(directory, 0o700)
-        os.mkdir(plan.directory)
-        os.chmod(plan.directory, 0o777)  # noqa: S103  the directory around it lets nobody in but us
-        fifo = os.path.join(plan.directory, LOG)
-        os.mkfifo(fifo)
-        os.chmod(fifo, 0o666)  # noqa: S103  as above
-        os.symlink(f"/proc/{plan.inner_pid}/root", os.path.join(plan.directory, "root"))
-        log = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # with a writer of our own it has no end
-    except OSError as error:
-        raise SafedlvError(
-            f"cannot make the session's directory {directory}: {error.strerror}",
-            "set TMPDIR to a directory that you may write to",
-        ) from error
-    with contextlib.suppress(OSError):  # room for what dlv writes when we are killed and it must still leave
-        fcntl.fcntl(log, fcntl.F_SETPIPE_SZ, LOG_BYTES)
-    return log

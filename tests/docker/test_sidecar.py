@@ -209,7 +209,8 @@ def test_one_after_the_other(make_box: MakeBox, newest_dlv: str) -> None:
     first = Beside(f"docker:{box.name}")
     client = first.client()
     second = Beside(f"docker:{box.name}")
-    assert "no sidecar could attach" in second.end()[2]
+    holder = status(box.pid, "TracerPid")
+    assert f"no sidecar could attach: process {box.pid} is traced by process {holder} already" in second.end()[2]
     client.detach()
     assert first.end()[0] == 0
     third = Beside(f"docker:{box.name}")

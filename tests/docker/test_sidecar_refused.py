@@ -55,6 +55,18 @@ def test_paused(box: Box, docker_engine: Engine) -> None:
     assert said == sentence(f"container {box.name} is paused", f"docker unpause {box.name}")
 
 
+def test_a_dlv_that_cannot_start(box: Box, docker_engine: Engine) -> None:
+    """What it said, and its exit code: busybox is no dlv."""
+    busybox, name = shutil.which("busybox"), "safedlv-test-no-dlv:given"
+    require(busybox, "needs busybox-static")
+    docker_engine.docker("import", "-", name, given=packed({"usr/local/bin/dlv": Path(str(busybox))}))
+    try:
+        said = refused("--via=sidecar", f"--toolbox-image={name}", f"docker:{box.name}")
+    finally:
+        docker_engine.docker("image", "rm", "--force", name)
+    assert said == sentence("the sidecar ended at once with exit code 127: dlv: applet not found")
+
+
 def test_ended(docker_engine: Engine, sidecar_images: dict[str, str], newest_dlv: str) -> None:
     docker_engine.run(sidecar_images["scratch"], "/server")
     docker_engine.docker("kill", docker_engine.last)
@@ -175,7 +187,7 @@ def test_a_dlv_that_ends_at_once(box: Box, docker_engine: Engine) -> None:
 
 def test_an_image_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, newest_dlv: str) -> None:
     """The engine says so after it has answered 200."""
-    monkeypatch.setattr(toolbox, "_write", lambda _toolbox, archive: archive.write(b"no archive" * 1000))
+    monkeypatch.setattr(toolbox, "write_archive", lambda _toolbox, archive: archive.write(b"no archive" * 1000))
     made = evolve(toolbox.toolbox_of(newest_dlv), tag="safedlv-test-none:none")
     with Docker() as engine:
         with pytest.raises(EngineError, match="did not import the image safedlv-test-none:none"):

@@ -144,3 +144,15 @@ def test_any_profile(profile: Profile, other: int) -> None:
         assert allowed(made, call, other, other) == allowed(before, call, other, other)
     added = [rule for rule in made["syscalls"] if rule not in before["syscalls"] and rule["action"] == "SCMP_ACT_ALLOW"]
     assert {name for rule in added for name in rule["names"]} <= set(DLV_CALLS)
+
+
+def test_a_dlv_that_starts_its_target() -> None:
+    """It asks TRACEME and sets a process group besides; all else stays refused."""
+    denied = only("SCMP_ACT_ALLOW", {"names": ["ptrace", "mount", "setpgid"], "action": "SCMP_ACT_ERRNO"})
+    for profile in (denied, only("SCMP_ACT_ERRNO")):
+        made = allowing_dlv(profile, starts=True)
+        requests = {request for request in REQUESTS if allowed(made, "ptrace", request)}
+        assert requests == {0, *PTRACE_REQUESTS.values()}
+        assert (allowed(made, "setpgid"), allowed(made, "mount")) == (True, False)
+        assert not allowed(allowing_dlv(profile), "ptrace", 0)
+    assert allowing_dlv(DOCKER, starts=True) == DOCKER
