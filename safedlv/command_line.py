@@ -36,7 +36,20 @@ DLV_FLAGS = {
     "waitfor-interval": "float",
     "wd": "string",
 }
-OWN_FLAGS = {"no-proxy": "bool", "probe-timeout": "float", "via": "string", "toolbox-image": "string", "debug": "bool"}
+OWN_FLAGS = {
+    "no-proxy": "bool",
+    "probe-timeout": "float",
+    "via": "string",
+    "toolbox-image": "string",
+    "guard": "string",
+    "debug": "bool",
+}
+DAP_FLAGS = {
+    **{name: kind for name, kind in DLV_FLAGS.items() if name != "continue" and not name.startswith("waitfor")},
+    "client-addr": "string",
+}
+"""Every flag of dlv dap."""
+OWN_DAP_FLAGS = {"stdio": "bool", "probe-timeout": "float", "debug": "bool"}
 LONGEST_PROBE = 3600  # seconds
 KINDS = {"bool": "true or false", "float": "a number", "string": "a word"}
 SHORTHANDS = {"h": "help", "l": "listen", "r": "redirect"}
@@ -44,10 +57,18 @@ TRUE = {"1", "t", "T", "true", "TRUE", "True"}  # strconv.ParseBool
 FALSE = {"0", "f", "F", "false", "FALSE", "False"}
 
 
+class Grammar:
+    """The flags of one command: dlv's and our own, and what says that dlv would refuse a line."""
+
+    def __init__(self, flags: dict[str, str], own: dict[str, str], refuse: Callable[[CommandLine], str]) -> None:
+        self.flags, self.own, self.refuse = flags, own, refuse
+
+
 class CommandLine:
     """What the words said. ``flags`` holds the last value of each flag as text; ``args`` the words that are none."""
 
-    def __init__(self) -> None:
+    def __init__(self, grammar: Grammar) -> None:
+        self.grammar = grammar
         self.flags: dict[str, str] = {}
         self.given: list[tuple[str, str]] = []
         """Every flag of dlv's in the order given, for handing on; those that only this dlv knows included."""
@@ -71,12 +92,15 @@ class CommandLine:
         return [f"--{name}={value}" for name, value in self.given if name not in left_out]
 
 
-def parse(words: list[str], ask_dlv: Callable[[], dict[str, str]] | None = None) -> CommandLine:
-    """Read the words after ``attach``. ``ask_dlv`` gives the kinds of dlv's flags when an unknown one comes up.
+def parse(
+    words: list[str], ask_dlv: Callable[[], dict[str, str]] | None = None, grammar: Grammar | None = None
+) -> CommandLine:
+    """Read the words after ``attach``, or after the command of ``grammar``.
 
-    Like pflag it stops at the first word that it cannot take. Raises SafedlvError for a bad value of a flag of ours.
+    ``ask_dlv`` gives the kinds of dlv's flags when an unknown one comes up. Like pflag it stops at the first word that
+    it cannot take. Raises SafedlvError for a bad value of a flag of ours.
     """
-    line = CommandLine()
+    line = CommandLine(grammar or ATTACH)
     rest = iter(words)
     for word in rest:
         if line.refused:
@@ -92,13 +116,13 @@ def parse(words: list[str], ask_dlv: Callable[[], dict[str, str]] | None = None)
     if line.refused:
         line.flags.pop("help", None)  # words that cannot be read come before help (cobra: Command.execute)
     else:
-        _what_dlv_refuses(line)
+        line.refused = line.grammar.refuse(line)
     return line
 
 
 def _long(line: CommandLine, word: str, rest: Iterator[str], ask_dlv: Callable[[], dict[str, str]] | None) -> None:
     name, equals, value = word.partition("=")
-    kind = DLV_FLAGS.get(name) or OWN_FLAGS.get(name)
+    kind = line.grammar.flags.get(name) or line.grammar.own.get(name)
     if not name or name.startswith("-"):
         line.refused = f"bad flag syntax: --{word}"
         return
@@ -130,22 +154,22 @@ def _short(line: CommandLine, letters: str, rest: Iterator[str]) -> None:
 def _store(line: CommandLine, name: str, kind: str, value: str | None, rest: Iterator[str]) -> None:
     if value is None:
         value = "true" if kind == "bool" else next(rest, None)
-    if name in OWN_FLAGS:
-        _check_own(name, value)
+    if name in line.grammar.own:
+        _check_own(name, line.grammar.own[name], value)
     if value is None:
         line.refused = f"flag needs an argument: --{name}"
     elif not _fits(kind, value):
         line.refused = f'invalid argument "{value}" for "--{name}" flag'
     else:
         line.flags[name] = value
-        if name not in OWN_FLAGS:
+        if name not in line.grammar.own:
             line.given.append((name, value))
 
 
-def _check_own(name: str, value: str | None) -> None:
+def _check_own(name: str, kind: str, value: str | None) -> None:
     """A bad value of a flag that dlv does not know is ours to refuse."""
-    if value is None or not _fits(OWN_FLAGS[name], value):
-        raise SafedlvError(f"--{name} needs a value that is {KINDS[OWN_FLAGS[name]]}", code=1)
+    if value is None or not _fits(kind, value):
+        raise SafedlvError(f"--{name} needs a value that is {KINDS[kind]}", code=1)
     if name == "probe-timeout" and not 0 < _float(value) <= LONGEST_PROBE:
         raise SafedlvError(f"--{name} is in seconds, more than 0 and at most {LONGEST_PROBE}", code=1)
 
@@ -193,7 +217,7 @@ def is_pid(text: str) -> bool:
     return digits.isascii() and digits.isdigit() and len(digits) < 4000 and -(2**63) <= int(text) < 2**63
 
 
-def _what_dlv_refuses(line: CommandLine) -> None:
+def _what_attach_refuses(line: CommandLine) -> str:
     """The rules of dlv's own checks before it opens a listener (attachCmd and execute in commands.go), and what is
     dlv's alone: its other backends.
     """
@@ -208,7 +232,12 @@ def _what_dlv_refuses(line: CommandLine) -> None:
         (_int(line.text("api-version", "2")) not in (1, 2), "Unknown API version"),
         (line.text("backend", "default") not in ("default", "native"), "a backend of dlv's alone"),
     )
-    line.refused = next((why for applies, why in rules if applies), "")
+    return next((why for applies, why in rules if applies), "")
+
+
+def _what_dap_refuses(line: CommandLine) -> str:
+    """``dlv dap`` warns of flags that are not for it, and goes on (commands.go: dapCmd)."""
+    return "help" if line.on("help") else ""
 
 
 def _redirected_twice(line: CommandLine) -> bool:
@@ -218,7 +247,11 @@ def _redirected_twice(line: CommandLine) -> bool:
     return len(set(streams)) < len(streams)
 
 
-def words_for_dlv(words: list[str]) -> list[str]:
+ATTACH = Grammar(DLV_FLAGS, OWN_FLAGS, _what_attach_refuses)
+DAP = Grammar(DAP_FLAGS, OWN_DAP_FLAGS, _what_dap_refuses)
+
+
+def words_for_dlv(words: list[str], grammar: Grammar = ATTACH) -> list[str]:
     """The words as they are, without the flags that only safedlv knows: for dlv to say what is wrong with them."""
     kept: list[str] = []
     rest = iter(words)
@@ -229,9 +262,9 @@ def words_for_dlv(words: list[str]) -> list[str]:
         taken = [word]
         if word == "--":
             taken += rest
-        elif not equals and {**DLV_FLAGS, **OWN_FLAGS}.get(name, "bool") != "bool":
+        elif not equals and {**grammar.flags, **grammar.own}.get(name, "bool") != "bool":
             taken += [value for value in [next(rest, None)] if value is not None]
-        if name not in OWN_FLAGS:
+        if name not in grammar.own:
             kept += taken
     return kept
 

@@ -19,9 +19,10 @@ ADDED_HELP = """
 safedlv adds:
       --no-proxy               Probe first, then become dlv itself: nothing stands in between
       --probe-timeout float    Seconds for the target to stop when it is probed (default 2)
-      --via string             direct, or sidecar: dlv in a container of its own beside the target's
+      --via string             direct (the default); sidecar: dlv in a container of its own beside the target's;
+                               clone: in a copy of the target's container, which goes at the end
       --toolbox-image string   The image that a sidecar runs, with dlv on its PATH (default: made from the local dlv)
-      --via string             How to reach the target: direct, or sidecar (from a container beside its container)
+      --guard string           on (the default): when dlv dies, the target is brought home; off: it may die too
       --debug                  Show tracebacks of safedlv's own failures
 A target is a PID, name:PATTERN, docker:NAME or docker:NAME/PID.
 """
@@ -50,16 +51,16 @@ def version_of(dlv: str) -> str | None:
     return version
 
 
-def become(dlv: str, words: list[str]) -> NoReturn:
-    """Become ``dlv attach`` with these words."""
+def become(dlv: str, words: list[str], command: str = "attach") -> NoReturn:
+    """Become ``dlv attach``, or another command of dlv's, with these words."""
     sys.stdout.flush()
-    os.execv(dlv, [dlv, "attach", *words])
+    os.execv(dlv, [dlv, command, *words])
 
 
 def would_refuse(line: CommandLine) -> bool:
     """Whether dlv would refuse these words, or these streams, before it touches a process."""
     terminal = line.on("headless") or line.on("allow-non-terminal-interactive") or on_terminal()
-    return bool(line.refused) or not terminal or _log_fails(line)
+    return bool(line.refused) or not terminal or log_fails(line)
 
 
 def on_terminal() -> bool:
@@ -67,24 +68,24 @@ def on_terminal() -> bool:
     return all(os.isatty(fd) for fd in (0, 1, 2))
 
 
-def help_of(dlv: str) -> int:
+def help_of(dlv: str, command: str = "attach", added: str = ADDED_HELP) -> int:
     """dlv's help, and after it what safedlv adds; dlv's exit code."""
     import subprocess
 
-    code = subprocess.run([dlv, "attach", "--help"], check=False).returncode
-    sys.stdout.write(ADDED_HELP)
+    code = subprocess.run([dlv, command, "--help"], check=False).returncode
+    sys.stdout.write(added)
     return code
 
 
-def flags_of(dlv: str) -> dict[str, str]:
+def flags_of(dlv: str, command: str = "attach") -> dict[str, str]:
     """The kinds of dlv's flags, from its own help: asked only when a flag comes up that we do not know."""
     import subprocess
 
-    done = subprocess.run([dlv, "help", "attach"], capture_output=True, text=True, timeout=10, check=False)
+    done = subprocess.run([dlv, "help", command], capture_output=True, text=True, timeout=10, check=False)
     return command_line.flag_kinds(done.stdout)
 
 
-def _log_fails(line: CommandLine) -> bool:
+def log_fails(line: CommandLine) -> bool:
     """dlv refuses --log-output without --log, and a log file that it cannot make (pkg/logflags: Setup)."""
     if line.text("log-output") and not line.on("log"):
         return True

@@ -34,6 +34,7 @@ PTRACE_EVENT_STOP: Final = 128
 
 NT_PRSTATUS: Final = 1  # include/uapi/linux/elf.h
 WALL: Final = 0x40000000  # __WALL: wait for threads of other processes too (wait(2))
+_PR_SET_PTRACER: Final = 0x59616D61  # include/uapi/linux/prctl.h
 _BPF_MAXINSNS: Final = 4096  # include/uapi/linux/bpf_common.h; an instruction has 8 bytes
 SIGCONT: Final = 18  # the same on every architecture Go supports but MIPS; ``signal`` costs an import of enum
 SIGSTOP: Final = 19
@@ -109,6 +110,14 @@ def seccomp_filter(tid: int, index: int) -> bytes:
         code = ctypes.get_errno()
         raise OSError(code, f"ptrace(SECCOMP_GET_FILTER, {tid}, {index}): {os.strerror(code)}")
     return buffer.raw[: 8 * count]
+
+
+def name_tracer(pid: int) -> None:
+    """Let process ``pid`` and its descendants trace the caller, where Yama would not (PR_SET_PTRACER, prctl(2)).
+
+    Says nothing where there is no Yama.
+    """
+    _libc.prctl(_PR_SET_PTRACER, ctypes.c_ulong(pid), 0, 0, 0)
 
 
 def tgkill(tgid: int, tid: int, signal: int) -> None:

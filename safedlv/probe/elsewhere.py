@@ -25,6 +25,7 @@ from attrs import frozen
 
 from safedlv.facts.reading import decimal
 from safedlv.linux import confine
+from safedlv.linux.descriptors import keep_open
 from safedlv.linux.steps import Step
 from safedlv.probe.context import Context, steps
 from safedlv.probe.rehearsal import rehearse
@@ -33,7 +34,6 @@ from safedlv.probe.sequence import Progress, Sequence
 from safedlv.values import Value
 
 _GONE: Final[RawAttempt] = ((("attach", "ESRCH", 0),), (), (0, 0), True)
-_MANY: Final = 1 << 20  # more descriptors than a process has
 _PATH: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -172,9 +172,9 @@ class _Helper:
         poll.register(self.parent, select.POLLIN)
         todo = steps(self.context, own_procdir)
         filters = len(self.context.filters)
-        self._keep_open(procdir, own_procdir, self.parent, *self._namespaces())
+        keep_open(procdir, own_procdir, self.parent, *self._namespaces())
         self._take(todo[: len(todo) - filters])
-        self._keep_open(procdir, self.parent)
+        keep_open(procdir, self.parent)
         progress = Progress(memoryview(self.shared))
         self._tell("entered")
         self._take(todo[len(todo) - filters :])
@@ -219,15 +219,6 @@ class _Helper:
 
     def _namespaces(self) -> list[int]:
         return [link.fd for link in self.context.namespaces if link.fd is not None]
-
-    @staticmethod
-    def _keep_open(*fds: int) -> None:
-        """Close everything else: who lives in there shall find nothing of ours."""
-        start = 0
-        for fd in sorted(fds):
-            os.closerange(start, fd)
-            start = fd + 1
-        os.closerange(start, start + _MANY)
 
     # ------------------------------------------------------------ across to the parent
 

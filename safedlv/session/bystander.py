@@ -13,6 +13,9 @@ import select
 import signal
 import socket
 import time
+from itertools import cycle
+
+from safedlv.session.wire import frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 STILL = 8  # samples in a row
 SAMPLE = 0.003  # seconds between two samples: longer than dlv's own stops and starts within one step
 OBEYS_WITHIN = 1.0  # seconds for dlv to act on a halt, before it is told again
+OBEYS_SOON = 0.2  # the same where it will be told something else
 GIVES_UP_AFTER = 15.0
 SIGTRAP_BIT = 1 << (signal.SIGTRAP - 1)
 FIRST_ID = 1 << 40  # no client counts that far
@@ -29,8 +33,16 @@ JSON_RPC = {
     "continue": b'{"method":"RPCServer.Command","params":[{"name":"continue"}],"id":%d}\n',
     "detach": b'{"method":"RPCServer.Detach","params":[{"Kill":false}],"id":%d}\n',
 }
+NUDGE = (
+    b'{"seq":%d,"type":"request","command":"setBreakpoints",'
+    b'"arguments":{"source":{"path":"/safedlv/no-such-source"},"breakpoints":[]}}'
+)
+"""Makes dlv stop the target and go on, and sets nothing. dlv since 1.26 drops every pause between the attach to a
+program that uses cgo and its first stop: it takes the pause for a word to downloads of debug information that it might
+be making (service/dap/server.go: onPauseRequest; pkg/proc/target_exec.go: cancelDownloads)."""
 DAP = {
     "halt": b'{"seq":%d,"type":"request","command":"pause","arguments":{"threadId":1}}',
+    "nudge": NUDGE,
     "continue": b'{"seq":%d,"type":"request","command":"continue","arguments":{"threadId":1}}',
     "detach": b'{"seq":%d,"type":"request","command":"disconnect","arguments":{"terminateDebuggee":false}}',
 }
@@ -49,30 +61,45 @@ class Bystander:
         Returns when that is so, when dlv holds it no more, or after 15 s.
         """
         deadline = time.monotonic() + GIVES_UP_AFTER
-        told = 0.0
+        told, orders = 0.0, cycle(self._orders())
         while time.monotonic() < deadline and not ended(self.pidfd, 0) and traces(self.dlv, self.target):
-            stands = self._stands()
-            if stands and not self._trap_is_queued():
+            stands = self.stands()
+            if stands and not self.trap_is_queued():
                 return
             if stands:
                 self.tell("continue")
-                self._wait_while(self._trap_is_queued)
-            elif time.monotonic() - told > OBEYS_WITHIN:
-                self.tell("halt")
+                self._wait_while(self.trap_is_queued)
+            elif time.monotonic() - told > (OBEYS_SOON if self._is_dap() else OBEYS_WITHIN):
+                self.tell(next(orders))
                 told = time.monotonic()
 
-    def _stands(self) -> bool:
+    def _is_dap(self) -> bool:
+        return self.voice is not None and self.voice[1] == b"C"
+
+    def _orders(self) -> tuple[str, ...]:
+        """What to tell dlv, one after the other, until the target stands."""
+        return ("halt", "nudge") if self._is_dap() else ("halt",)
+
+    def stands(self) -> bool:
         """Whether every thread is in a tracing stop, and stays there."""
+        first = self._switches()
         for _ in range(STILL):
-            if not all(state == b"t" for state in self._states()):
+            if first is None or self._switches() != first:
                 return False
             ended(self.pidfd, SAMPLE)
         return True
 
-    def _states(self) -> list[bytes]:
-        return [_after(f"/proc/{self.target}/task/{tid}/stat", b") ")[:1] for tid in self._threads()]
+    def _switches(self) -> list[bytes] | None:
+        """How often each thread has gone to sleep so far (proc_pid_status(5)), where all are in a tracing stop: one
+        that ran meanwhile has gone to sleep once more.
+        """
+        texts = [_after(f"/proc/{self.target}/task/{tid}/status", b"\nState:\t") for tid in self._threads()]
+        if not all(text.startswith(b"t") for text in texts):
+            return None
+        return [text.partition(b"voluntary_ctxt_switches:")[2] for text in texts]
 
-    def _trap_is_queued(self) -> bool:
+    def trap_is_queued(self) -> bool:
+        """Whether a SIGTRAP waits for it, which would kill it once dlv has let go."""
         masks = (
             _after(f"/proc/{self.target}/task/{tid}/status", key).split()
             for tid in self._threads()
@@ -100,10 +127,7 @@ class Bystander:
             return False
         connection, first = self.voice
         self.number += 1
-        message = JSON_RPC[what] % self.number
-        if first == b"C":
-            body = DAP[what] % self.number
-            message = b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+        message = frame(DAP[what] % self.number) if first == b"C" else JSON_RPC[what] % self.number
         try:
             connection.settimeout(OBEYS_WITHIN)
             connection.sendall(message)

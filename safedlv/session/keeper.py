@@ -1,14 +1,15 @@
 """The keeper: a small process that ends a session properly, also when safedlv cannot do it any more.
 
 It holds one end of a socket pair, the lifeline, on which it is told dlv's PID and given a copy of each connection to
-dlv. While safedlv lives it does nothing else. When the lifeline ends (safedlv wants to leave, or was killed), it
+dlv, and it sees to it that dlv has a guard (guard.py), and another one when that is killed. When the lifeline ends
+(safedlv wants to leave, or was killed), and the target is at rest, it tells dlv to detach on a connection that it has:
+dlv clears its breakpoints, detaches and ends (service/rpccommon/server.go). Is dlv in the middle of something, it is
+killed, and the guard brings the target home: asked to detach in the middle of a command, plain dlv halts and detaches
+in one go, and often leaves its SIGTRAP queued, of which the target dies.
 
-1. waits until dlv has finished attaching: a signal would kill it before that, with breakpoints of its own in place;
-2. makes the target stand still (:class:`Bystander`), because plain dlv, when its client vanishes in the middle of
-   a command, halts and detaches in one go, and often leaves its SIGTRAP queued: the target dies of it;
-3. tells dlv to detach, on a connection that it has, or with SIGTERM where there is none: it clears its breakpoints,
-   detaches and ends (service/rpccommon/server.go);
-4. removes the container that dlv ran in, where it did, and the session's directory.
+Where dlv cannot be guarded, the keeper waits until dlv has finished attaching (a signal would kill it before that, with
+breakpoints of its own in place), makes the target stand still (:class:`Bystander`), and then tells dlv to detach, or
+sends SIGTERM where it has no connection. At the end the container goes that dlv ran in, and the session's directory.
 
 Since it holds the connections too, dlv does not notice that safedlv was killed until all this is done.
 """
@@ -23,6 +24,7 @@ import socket
 import time
 
 from safedlv.linux.tracing import SIGCONT
+from safedlv.session import guard, rescue
 from safedlv.session.bystander import Bystander, ended, traces
 
 READY_WITHIN = 300.0  # seconds for dlv to read the debug information of a very large program
@@ -32,17 +34,30 @@ DLV, CONNECTION, CONTAINER, MADE, SOCKET = b"d", b"c", b"k", b"m", b"s"
 """What is said on the lifeline: dlv's PID; the first byte of a connection, with a copy of the connection; the name of
 the container that dlv will run in and, after a space, the path of its engine's socket, or nothing: there will be none
 after all; that the engine has made it; the path of a unix socket that safedlv is about to make for its clients."""
+TARGET, INTERRUPT = b"t", b"i"
+"""And: the target's PID, and after a space 1 when it was stopped by job control before, else 0; that the target is to
+be ended, as dlv ends one that it is attached to: with SIGINT."""
+MOST_FDS = (1 << 31) - 1
 ENGINE_WITHIN = 30.0  # seconds for the engine to do one thing
 INSIDE = "session"
 """The directory in the session's that a container is given."""
 NOT_FOUND = 404
 
 
-def start(directory: str, target: int, *, close: list[int], socket_path: str = "") -> tuple[int, socket.socket]:
+def start(
+    directory: str,
+    target: int,
+    *,
+    socket_path: str = "",
+    dap: bool = False,
+    guarded: bool = True,
+) -> tuple[int, socket.socket]:
     """Fork the keeper of ``directory``; returns (its PID, our end of its lifeline).
 
-    ``close``: descriptors that the keeper must not hold, so that whoever waits for their end is not kept waiting.
+    ``target``: 0 when it is not known yet (TARGET will tell). ``dap``: the dlv will be a ``dlv dap``.
+    It keeps no other descriptor of ours, so that whoever waits for the end of one is not kept waiting.
     ``socket_path``: a unix socket that safedlv listens on and would leave behind when it is killed.
+    ``guarded``: dlv gets a guard (session/guard.py), which says what it does on our end of the lifeline.
     """
     left_behind = (socket_path, os.stat(socket_path).st_ino) if socket_path else None
     keeper_end, lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -53,12 +68,13 @@ def start(directory: str, target: int, *, close: list[int], socket_path: str = "
     try:
         os.setsid()
         lifeline.close()
-        for fd in close:
-            os.close(fd)
+        os.closerange(3, keeper_end.fileno())
+        os.closerange(keeper_end.fileno() + 1, MOST_FDS)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(nowhere, fd)
-        Keeper(directory, target).keep(keeper_end)
+        guarding = Guarding(keeper_end.fileno(), target) if guarded else None
+        Keeper(directory, target, dap=dap, guard=guarding).keep(keeper_end)
         if left_behind is not None:
             _remove_socket(*left_behind)
     finally:
@@ -66,12 +82,63 @@ def start(directory: str, target: int, *, close: list[int], socket_path: str = "
     raise AssertionError  # never reached
 
 
+class Guarding:
+    """The keeper's hold on the guard: started when dlv and its target are known, and again when it is killed."""
+
+    def __init__(self, tell: int, target: int) -> None:
+        self.tell = tell
+        self.target: rescue.Target | None = None
+        self.pid = 0
+        self.pidfd = -1
+        self.off = False
+        if target:
+            self.look_at(target)
+
+    def look_at(self, target: int) -> None:
+        """Take note of the target as it is before dlv comes."""
+        try:
+            self.target = rescue.hold_on_to(target)
+        except OSError:  # it is gone, or is not ours to read: dlv will not attach either
+            self.target = None
+
+    def keep_up(self, lifeline: socket.socket, dlv: int, dlv_pidfd: int) -> None:
+        """See to it that dlv is guarded, until something comes on the lifeline."""
+        while not self.off and self.target is not None and dlv_pidfd != -1:
+            if not self.pid:
+                self.pid = guard.start(dlv, self.target, self.tell)
+                self.pidfd = os.pidfd_open(self.pid)
+            poll = select.poll()
+            poll.register(lifeline, select.POLLIN)
+            poll.register(self.pidfd, select.POLLIN)
+            if self.pidfd not in (fd for fd, _ in poll.poll()):
+                return
+            self.off = self.wait() == 0  # it has ended by itself: dlv has, or cannot be guarded
+
+    def watches(self, dlv: int) -> bool:
+        """Whether dlv is guarded at this moment."""
+        return bool(self.pid) and guard.tracer_of(dlv) == self.pid
+
+    def wait(self) -> int:
+        """Wait for the guard's end, which comes with dlv's; its exit code, negative when it was killed."""
+        if not self.pid:
+            return 0
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.pidfd)
+        self.pid = 0
+        return os.waitstatus_to_exitcode(status)
+
+
 class Keeper:
     """What the keeper knows of its session."""
 
-    def __init__(self, directory: str, target: int) -> None:
+    def __init__(self, directory: str, target: int, *, dap: bool = False, guard: Guarding | None = None) -> None:
         self.directory = directory
         self.target = target
+        self.guard = guard
+        self.target_pidfd = -1
+        """Held where something will be left to do with the target when dlv has ended."""
+        self.last_signal = 0
+        self.dap = dap
         self.dlv = 0
         self.pidfd = -1
         self.container: tuple[str, str] | None = None
@@ -83,7 +150,12 @@ class Keeper:
     def keep(self, lifeline: socket.socket) -> None:
         """Listen until the lifeline ends, then end the session."""
         while True:
-            data, fds, _, _ = socket.recv_fds(lifeline, 512, 1)
+            if self.guard is not None:
+                self.guard.keep_up(lifeline, self.dlv, self.pidfd)
+            try:
+                data, fds, _, _ = socket.recv_fds(lifeline, 512, 1)
+            except ConnectionResetError:  # it ended with a word of the guard's in it that nobody has read
+                break
             if not data:
                 break
             if data.startswith(DLV):
@@ -97,9 +169,21 @@ class Keeper:
                 self.made = True
             elif data.startswith(SOCKET):
                 self.socket_path = data[1:]
+            elif data.startswith(TARGET):
+                self._heard_of_target(data[1:])
+            elif data == INTERRUPT:
+                self.last_signal = signal.SIGINT
             elif fds:
                 self.connections.append((socket.socket(fileno=fds[0]), data[1:]))
         self.end()
+
+    def _heard_of_target(self, words: bytes) -> None:
+        self.target, stopped = (int(word) for word in words.split())
+        self.last_signal = signal.SIGSTOP if stopped else 0
+        with contextlib.suppress(OSError):
+            self.target_pidfd = os.pidfd_open(self.target)
+        if self.guard is not None:
+            self.guard.look_at(self.target)
 
     def end(self) -> None:
         """End the session: dlv, its container, its directory."""
@@ -107,6 +191,11 @@ class Keeper:
             self._forestall(*self.container)
         if self.pidfd != -1:
             self._end_dlv()
+        if self.guard is not None and self.pidfd != -1 and ended(self.pidfd, LEAVE_WITHIN):
+            self.guard.wait()
+        if self.target_pidfd != -1 and self.last_signal:
+            with contextlib.suppress(OSError):  # it has ended, or is not ours to signal
+                signal.pidfd_send_signal(self.target_pidfd, self.last_signal)
         if self.container is not None:
             self._remove_container(*self.container)
         _remove(self.directory)
@@ -149,7 +238,18 @@ class Keeper:
         audit("removed", f"container {container}")
 
     def _end_dlv(self) -> None:
-        own = self._until_ready()
+        if self.guard is None or not self.guard.watches(self.dlv):
+            self._end_unguarded()
+            return
+        bystander = Bystander(self.dlv, self.pidfd, self.target, self._voice())
+        at_rest = bool(self.connections) and bystander.stands() and not bystander.trap_is_queued()
+        if at_rest and bystander.tell("detach") and ended(self.pidfd, LEAVE_WITHIN):
+            return
+        self._signal(signal.SIGKILL)  # in the middle of something: the guard brings the target home
+        ended(self.pidfd, LEAVE_WITHIN)
+
+    def _end_unguarded(self) -> None:
+        own = None if self.dap else self._until_ready()  # `dlv dap` takes requests one by one: none comes too early
         bystander = Bystander(self.dlv, self.pidfd, self.target, own or self._voice())
         bystander.stand_still()
         # A request cannot come too early; a signal can, while dlv has finished attaching and not yet asked for it.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import sys
 
-from safedlv.errors import SafedlvError
-from safedlv.session import keeper
+from safedlv.errors import SafedlvError, printable
+from safedlv.linux.tracing import name_tracer
+from safedlv.session import guard, keeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class Delve:
         self.keeper_pid = keeper_pid
         self.lifeline = lifeline
         self.code: int | None = None
+        self.leaving = False
+        """We have asked for the end, and dlv has not come to one before."""
 
     def heard(self, line: bytes) -> bool:
         """Take the line that tells where dlv listens; False for every other line of its log."""
@@ -53,13 +57,30 @@ class Delve:
             self.address = (host, int(port))
         return True
 
+    def connect(self) -> socket.socket:
+        """A connection to it. Raises OSError when it has ended, or has the one client that it takes."""
+        assert self.address is not None  # nobody connects before it has said where it listens
+        connection = socket.socket(socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET)
+        try:
+            connection.connect(self.address)
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+    def last_words(self) -> str:
+        """What it said when it ended, where that did not go to the user's stderr."""
+        return ""
+
     def leave(self) -> None:
-        """Ask for an orderly end: the keeper makes dlv detach as soon as that is safe. Does not wait."""
-        self.lifeline.close()
+        """Ask for an orderly end: the keeper makes dlv let go of the target as soon as that is safe. Does not wait."""
+        self.leaving = self.leaving or self.code is None
+        with contextlib.suppress(OSError):
+            self.lifeline.shutdown(socket.SHUT_WR)  # not closed: what was said last would get lost with unread words
 
     def show_keeper(self, connection: socket.socket, first_byte: bytes) -> None:
         """Give the keeper a copy of a connection to dlv, by which it can end the session in order."""
-        if self.lifeline.fileno() != -1:
+        if not self.leaving:
             socket.send_fds(self.lifeline, [keeper.CONNECTION + first_byte], [connection.fileno()])
 
     def reap(self) -> int:
@@ -67,6 +88,8 @@ class Delve:
         if self.code is None:
             _, status = os.waitpid(self.pid, 0)
             self.code = os.waitstatus_to_exitcode(status)
+            if self.leaving and self.code == -signal.SIGKILL:
+                self.code = 0  # by the keeper, which is in order
             if self.code < 0:
                 self.code = 128 - self.code
         return self.code
@@ -76,6 +99,9 @@ class Delve:
         self.leave()
         self.reap()
         os.waitpid(self.keeper_pid, 0)
+        for line in guard.told(self.lifeline, asked=self.leaving):
+            sys.stderr.write(f"safedlv: {line}\n")
+        self.lifeline.close()
         os.close(self.pidfd)
 
 
@@ -97,9 +123,8 @@ def start(dlv: str, version: str | None, line: CommandLine, found: Found, listen
     pid, terminal = found.pid, listener is None
     directory = private_directory()
     unix = listens_on_unix(version)  # TCP works with every dlv
-    close = [found.procdir] if listener is None else [found.procdir, listener.sock.fileno()]
     path = listener.unix_path if listener is not None and listener.unix_path.startswith("/") else ""
-    keeper_pid, lifeline = keeper.start(directory, pid, close=close, socket_path=path)
+    keeper_pid, lifeline = keeper.start(directory, pid, socket_path=path, guarded=is_guarded(line))
     log_read, log_write = os.pipe()
     try:
         os.mkdir(directory, 0o700)
@@ -113,9 +138,17 @@ def start(dlv: str, version: str | None, line: CommandLine, found: Found, listen
     argv = arguments(dlv, line, pid, f"unix:{directory}/dlv" if unix else "127.0.0.1:0", log_write, terminal=terminal)
     child = os.fork()
     if child == 0:
-        _become(argv, lifeline, log_write)
+        _become(argv, lifeline, log_write, keeper_pid)
     os.close(log_write)
     return Delve(child, directory, unix, log_read, keeper_pid, lifeline)
+
+
+def is_guarded(line: CommandLine) -> bool:
+    """What ``--guard`` says. Raises SafedlvError for a word that it does not know."""
+    word = line.text("guard", "on")
+    if word not in ("on", "off"):
+        raise SafedlvError(f"--guard is on or off, not {printable(word)}")
+    return word == "on"
 
 
 def arguments(dlv: str, line: CommandLine, pid: int, address: str, log: int, *, terminal: bool) -> list[str]:
@@ -138,16 +171,19 @@ def arguments(dlv: str, line: CommandLine, pid: int, address: str, log: int, *, 
     ]
 
 
-def _become(argv: list[str], lifeline: socket.socket, log: int) -> None:
+def _become(argv: list[str], lifeline: socket.socket, log: int, keeper_pid: int) -> None:
     """In the child: tell the keeper who we are, then become dlv. A session of its own keeps Ctrl-C from it."""
     try:
         os.setsid()
+        name_tracer(keeper_pid)  # the guard is a child of the keeper's
         lifeline.send(keeper.DLV + b"%d" % os.getpid())
         os.set_inheritable(log, True)
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec keeps that
             signal.signal(ignored, signal.SIG_DFL)
         release_signals()
         os.execv(argv[0], argv)
+    except BrokenPipeError:  # the keeper has gone: safedlv was told to leave before dlv was there
+        os._exit(0)
     except OSError as error:
         sys.stderr.write(f"safedlv: cannot start {argv[0]}: {error.strerror}\n")
         sys.stderr.flush()

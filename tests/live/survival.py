@@ -1,0 +1,246 @@
+"""Trials of survival: a busy program is debugged, somebody is killed at a random moment, and the program is looked at.
+
+A session is plain dlv's or safedlv's; what is done in it, and who is killed when, is a :class:`Row`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from attrs import frozen
+
+from tests.clients import JsonRpc
+from tests.support import SAFEDLV, harmed, new_dlv, status, wait_until
+
+SETTLED_WITHIN = 10.0
+"""Seconds in which a target has to be as before, when somebody was killed."""
+
+
+class Worker:
+    """The busy program, running."""
+
+    def __init__(self, program: Path, goroutines: int = 4) -> None:
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115  closed with the worker
+        self.program = program
+        self.process = subprocess.Popen([str(program), str(goroutines)], stdout=self.said, stderr=subprocess.STDOUT)
+        self.pid = self.process.pid
+        wait_until(self.results, "the worker's first results")
+
+    def results(self) -> tuple[int, int] | None:
+        """How many results it has, and how many of them are wrong."""
+        lines = os.pread(self.said.fileno(), 1 << 20, max(0, os.fstat(self.said.fileno()).st_size - 256)).splitlines()
+        pairs = [line.split() for line in lines[1:] or lines]
+        return next(((int(a), int(b)) for a, b in reversed(pairs) if a.isdigit() and b.isdigit()), None)
+
+    def last_words(self) -> str:
+        return os.pread(self.said.fileno(), 1 << 16, 0).decode("utf-8", "replace")[-1500:]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.said.close()
+
+
+def survives(worker: Worker) -> str:
+    """Empty when it runs on, gives right results, is untraced and not stopped, and its text is the file's."""
+    deadline, harm = time.monotonic() + SETTLED_WITHIN, "it was not looked at"
+    before = worker.results() or (0, 0)
+    while harm and time.monotonic() < deadline:
+        if worker.process.poll() is not None:
+            return f"it died of {worker.process.returncode}"
+        now = worker.results() or (0, 0)
+        harm = harmed(worker.pid) or changed_text(worker)
+        if not harm and now[0] < before[0] + 20:
+            harm = "it gives no results"
+        time.sleep(0.01)
+    return harm or ("its results are wrong" if (worker.results() or (0, 1))[1] else "")
+
+
+def changed_text(worker: Worker) -> str:
+    """Where the text in memory differs from the file, by reading both."""
+    try:
+        maps = Path(f"/proc/{worker.pid}/maps").read_text("utf-8").splitlines()
+        with open(f"/proc/{worker.pid}/mem", "rb") as mem, worker.program.open("rb") as file:
+            for line in maps:
+                if " r-xp " in line and line.endswith(str(worker.program)):
+                    start, end = (int(word, 16) for word in line.split()[0].split("-"))
+                    mem.seek(start)
+                    file.seek(int(line.split()[2], 16))
+                    ours = mem.read(end - start)
+                    theirs = file.read(end - start)
+                    if ours[: len(theirs)] != theirs:
+                        return "its text is not the file's"
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+# ---------------------------------------------------------------- sessions
+
+
+@contextlib.contextmanager
+def plain(worker: Worker) -> Iterator[subprocess.Popen[str]]:
+    """``dlv attach``, listening."""
+    yield from _session([str(new_dlv()), "attach", str(worker.pid), "--headless", "--api-version=2"])
+
+
+@contextlib.contextmanager
+def guarded(worker: Worker) -> Iterator[subprocess.Popen[str]]:
+    """``safedlv attach``, listening."""
+    yield from _session([*SAFEDLV, "attach", str(worker.pid), "--headless", "--api-version=2"])
+
+
+def _session(words: list[str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+def delve_of(session: subprocess.Popen[str]) -> int:
+    """The dlv of a session: its process, or the child of it that is one."""
+
+    def found() -> int:
+        for pid in (session.pid, *_children(session.pid)):
+            with contextlib.suppress(OSError):
+                if "dlv" in os.readlink(f"/proc/{pid}/exe").rpartition("/")[2]:
+                    return pid
+        return 0
+
+    return wait_until(found, "a dlv")
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
+    except OSError:
+        return []
+
+
+def guard_of(dlv: int) -> int:
+    """Who traces dlv."""
+    return int(status(dlv, "TracerPid") or 0)
+
+
+# ---------------------------------------------------------------- what is done, and who is killed
+
+
+@frozen
+class Row:
+    """One line of the table: ``act`` is what goes on in the session, ``kill`` who is killed then."""
+
+    name: str
+    act: Callable[[JsonRpc | None, random.Random], None]
+    kill: Callable[[subprocess.Popen[str]], None]
+    connects: bool = True
+    goroutines: int = 4
+
+
+def _kill_delve(session: subprocess.Popen[str]) -> None:
+    os.kill(delve_of(session), signal.SIGKILL)
+
+
+def _kill_session(session: subprocess.Popen[str]) -> None:
+    session.kill()
+
+
+def _kill_guard_then_delve(session: subprocess.Popen[str]) -> None:
+    dlv = delve_of(session)
+    guard = guard_of(dlv)
+    if guard:
+        os.kill(guard, signal.SIGKILL)
+        wait_until(lambda: guard_of(dlv) not in (0, guard), "another guard")
+    os.kill(dlv, signal.SIGKILL)
+
+
+def _breakpoint(client: JsonRpc | None, **about: object) -> JsonRpc:
+    assert client is not None
+    client.call("CreateBreakpoint", Breakpoint=about)
+    return client
+
+
+def _at_a_breakpoint(client: JsonRpc | None, moments: random.Random) -> None:
+    _breakpoint(client, functionName="main.work").command("continue")
+    time.sleep(moments.uniform(0, 0.05))
+
+
+def _running(client: JsonRpc | None, moments: random.Random) -> None:
+    _breakpoint(client, functionName="main.never").send("Command", name="continue")
+    time.sleep(moments.uniform(0, 0.3))
+
+
+def _hot(client: JsonRpc | None, moments: random.Random) -> None:
+    _breakpoint(client, functionName="main.work", Cond="n == 101").send("Command", name="continue")
+    time.sleep(moments.uniform(0.05, 0.5))
+
+
+def _stepping(client: JsonRpc | None, moments: random.Random) -> None:
+    client = _breakpoint(client, functionName="main.work")
+    client.command("continue")
+    for _ in range(moments.randint(0, 5)):
+        client.command(moments.choice(("next", "step")))
+    client.send("Command", name=moments.choice(("next", "step", "stepOut")))
+    time.sleep(moments.uniform(0, 0.01))
+
+
+def _attaching(_client: JsonRpc | None, moments: random.Random) -> None:
+    time.sleep(moments.uniform(0, 0.2))
+
+
+def _detaching(client: JsonRpc | None, moments: random.Random) -> None:
+    client = _breakpoint(client, functionName="main.work")
+    client.command("continue")
+    client.send("Detach", Kill=False)
+    time.sleep(moments.uniform(0, 0.01))
+
+
+ROWS = (
+    Row("dlv, at a breakpoint", _at_a_breakpoint, _kill_delve),
+    Row("dlv, running with a cold breakpoint", _running, _kill_delve),
+    Row("dlv, with a hot conditional breakpoint", _hot, _kill_delve),
+    Row("dlv, in next or step", _stepping, _kill_delve),
+    Row("dlv, while it attaches", _attaching, _kill_delve, connects=False),
+    Row("dlv, while it detaches", _detaching, _kill_delve),
+    Row("dlv, hot, 200 threads", _hot, _kill_delve, goroutines=200),
+    Row("safedlv (or dlv, where there is none)", _hot, _kill_session),
+    Row("the guard, then dlv", _hot, _kill_guard_then_delve),
+)
+
+
+def trial(
+    row: Row,
+    worker: Worker,
+    session: Callable[[Worker], contextlib.AbstractContextManager[subprocess.Popen[str]]],
+    moments: random.Random,
+) -> str:
+    """One trial; empty when the target survived it, else what became of it."""
+    with session(worker) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().partition(": ")[2].strip()
+        client = JsonRpc(address) if row.connects else None
+        try:
+            if client is not None:
+                client.call("GetVersion")
+            row.act(client, moments)
+            row.kill(process)
+            return survives(worker)
+        finally:
+            if client is not None:
+                client.close()
