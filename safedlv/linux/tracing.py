@@ -34,6 +34,7 @@ PTRACE_EVENT_STOP: Final = 128
 
 NT_PRSTATUS: Final = 1  # include/uapi/linux/elf.h
 WALL: Final = 0x40000000  # __WALL: wait for threads of other processes too (wait(2))
+_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_PTRACER: Final = 0x59616D61  # include/uapi/linux/prctl.h
 _BPF_MAXINSNS: Final = 4096  # include/uapi/linux/bpf_common.h; an instruction has 8 bytes
 SIGCONT: Final = 18  # the same on every architecture Go supports but MIPS; ``signal`` costs an import of enum
@@ -118,6 +119,11 @@ def name_tracer(pid: int) -> None:
     Says nothing where there is no Yama.
     """
     _libc.prctl(_PR_SET_PTRACER, ctypes.c_ulong(pid), 0, 0, 0)
+
+
+def die_signal(signal: int) -> None:
+    """Be sent ``signal`` when the parent ends (PR_SET_PDEATHSIG, prctl(2))."""
+    _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal), 0, 0, 0)
 
 
 def tgkill(tgid: int, tid: int, signal: int) -> None:

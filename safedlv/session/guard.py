@@ -5,12 +5,15 @@ exit, PTRACE_EVENT_EXIT, whatever kills it (SIGKILL and the OOM killer too), whi
 traces. All other stops are passed on at once: signals are delivered, group-stops are kept, new threads run.
 
 dlv is seized only when it is dlv, after execve(2): a tracer at an execve would take the file's capabilities from it.
-Nothing of dlv is read, changed or delayed by it. When the guard is killed, the kernel lets go of dlv, which runs on.
+Nothing of dlv is read, changed or delayed by it. When the guard is killed, the kernel lets go of dlv, which runs on,
+and the keeper starts another one. When the keeper is killed, the guard ends the session once safedlv is gone as well:
+it kills dlv, and brings the target home.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import time
@@ -19,11 +22,12 @@ from contextlib import suppress
 from safedlv.errors import printable
 from safedlv.linux.descriptors import keep_open
 from safedlv.linux.registers import MACHINE
-from safedlv.linux.tracing import PTRACE_CONT, PTRACE_EVENT_STOP, PTRACE_SEIZE, WALL, ptrace
-from safedlv.session.rescue import listed, needs_rescue, rescue, rescue_late
+from safedlv.linux.tracing import PTRACE_CONT, PTRACE_EVENT_STOP, PTRACE_SEIZE, WALL, die_signal, ptrace
+from safedlv.session.rescue import is_gone, listed, needs_rescue, rescue, rescue_late
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final
 
     from safedlv.session.rescue import Target
@@ -35,27 +39,30 @@ _STOPPING: Final = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTT
 EXEC_WITHIN: Final = 5.0
 """Seconds for the process that will be dlv to become it."""
 SAMPLE: Final = 0.002
+LOOKS_EVERY: Final = 0.2  # seconds
 ON, OFF, SAVED, LOST = b"on", b"off", b"saved", b"lost"
 """What the guard says, the first word of a line: it watches; it cannot, and why; dlv died, and what was done then."""
 
 
 def start(dlv: int, target: Target, tell: int) -> int:
     """Fork the guard of process ``dlv``, which we may trace; its PID. ``tell``: a socket for what it has to say."""
+    keeper = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     try:
         os.setsid()
         keep_open(0, 1, 2, tell, target.pidfd, target.procdir)
-        _watch(dlv, target, tell)
+        _watch(dlv, target, tell, keeper)
     finally:
         os._exit(0)
     raise AssertionError  # never reached
 
 
-def _watch(dlv: int, target: Target, tell: int) -> None:
+def _watch(dlv: int, target: Target, tell: int, keeper: int) -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)  # it ends when dlv does
+    _stand_in(dlv, tell, keeper)
     if MACHINE is None:
         _say(tell, OFF, f"it is not made for {os.uname().machine}")
         return
@@ -67,6 +74,27 @@ def _watch(dlv: int, target: Target, tell: int) -> None:
         guard.late()
     except OSError as error:
         _say(tell, OFF, f"it may not watch dlv: {error.strerror}")
+
+
+def _stand_in(dlv: int, tell: int, keeper: int) -> None:
+    """When the keeper is killed, end dlv as soon as safedlv has ended, or wants to leave: nobody else would."""
+
+    def look(_number: int, _frame: object) -> None:
+        if os.getppid() != keeper and _has_ended(tell):
+            os.kill(dlv, signal.SIGKILL)  # that process still: it is not waited for before we have let go of it
+        elif os.getppid() != keeper:
+            signal.setitimer(signal.ITIMER_REAL, LOOKS_EVERY)
+
+    signal.signal(signal.SIGALRM, look)
+    die_signal(signal.SIGALRM)
+    look(0, None)  # it may have ended before that
+
+
+def _has_ended(lifeline: int) -> bool:
+    """Whether the other end of a socket is closed; what was said on it stays there."""
+    poll = select.poll()
+    poll.register(lifeline, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _say(tell: int, word: bytes, text: str = "") -> None:
@@ -143,21 +171,21 @@ class Guard:
 
     def _exits(self, tid: int) -> None:
         """A thread of dlv ends: where it is the one that traces the target, dlv is dying and has not let go."""
-        try:
-            done = rescue(self.target, tid, lambda: _go_on(tid, PTRACE_CONT))
-        except OSError as error:
-            _say(self.tell, LOST, str(error.strerror))
-        else:
-            if done:
-                _say(self.tell, SAVED, done)
+        self._rescued(lambda: rescue(self.target, tid, lambda: _go_on(tid, PTRACE_CONT)))
 
     def late(self) -> None:
         """dlv died before it was watched: what it may have left is taken away all the same."""
+        self._rescued(lambda: rescue_late(self.target) if needs_rescue(self.target) else "")
+
+    def _rescued(self, make: Callable[[], str]) -> None:
         try:
-            if needs_rescue(self.target):
-                _say(self.tell, SAVED, rescue_late(self.target))
+            done = make()
         except OSError as error:
-            _say(self.tell, LOST, str(error.strerror))
+            if not is_gone(self.target):
+                _say(self.tell, LOST, str(error.strerror))
+        else:
+            if done:
+                _say(self.tell, SAVED, done)
 
 
 def tracer_of(pid: int) -> int:

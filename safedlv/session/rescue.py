@@ -101,6 +101,15 @@ def needs_rescue(target: Target) -> bool:
     return bool(written(target.procdir, MACHINE.breakpoint).keys() - target.before)
 
 
+def is_gone(target: Target) -> bool:
+    """Whether it has ended, or is about to and has no memory any more (proc_pid_exe(5))."""
+    try:
+        os.readlink("exe", dir_fd=target.procdir)
+    except OSError:
+        return True
+    return False
+
+
 def rescue_late(target: Target) -> str:
     """The same for a target whose debugger is gone already: what can still be done. Raises OSError."""
     assert MACHINE is not None
