@@ -15,10 +15,13 @@ safedlv: a drop-in for `dlv attach` that explains a refused attach and never har
 
 usage:
   safedlv attach [dlv attach's own flags] TARGET [EXECUTABLE]   attach, as dlv attach does
+  safedlv dap [dlv dap's own flags] [--stdio]                   what an editor starts, in the place of dlv dap
   safedlv doctor [TARGET] [--json|--markdown] [--tracer WHO]    can a debugger attach, and if not, why
   safedlv doctor --all [--json] [--probe]                       the same of every Go process, in a line each
   safedlv relaunch --debuggable NAME [--swap]                   a copy of a container that can be debugged
   safedlv seccomp generate --for dlv --base BASE [-o FILE]      a seccomp profile under which dlv works
+  safedlv pick [--json | --separator TEXT]                      what can be debugged here, to choose from
+  safedlv shim [DIRECTORY]                                      the dlv for an editor to start: its path
   safedlv clean [--dry-run]                                     remove what killed sessions left behind
   safedlv version
 
@@ -26,9 +29,12 @@ A TARGET is a PID, name:PATTERN (the one process whose command line matches), do
 `safedlv attach --help` lists the flags.
 """
 OTHERS = {
+    "dap": "safedlv.dap.dap",
     "relaunch": "safedlv.relaunch.relaunch",
     "seccomp": "safedlv.seccomp_command.seccomp",
     "clean": "safedlv.clean.clean",
+    "pick": "safedlv.pick.pick",
+    "shim": "safedlv.shim.shim",
 }
 """Commands that take their words, and where they are."""
 TRACEBACKS = "--debug"

@@ -65,27 +65,53 @@ class JsonRpc:
 
 
 class Dap:
-    """The Debug Adapter Protocol, as much as a session needs."""
+    """The Debug Adapter Protocol, as much as a session needs; over a new connection, or the one given."""
 
-    def __init__(self, address: str, timeout: float = 30.0) -> None:
-        self.socket = dial(address, timeout)
+    def __init__(self, address: str | socket.socket, timeout: float = 30.0) -> None:
+        self.socket = dial(address, timeout) if isinstance(address, str) else address
         self.file = self.socket.makefile("rb")
         self.number = 0
         self.events: list[dict[str, Any]] = []
 
-    def request(self, command: str, **arguments: Any) -> Any:
-        """Send a request and wait for its response; events that come meanwhile are kept."""
+    def send(self, command: str, **arguments: Any) -> int:
+        """Send a request; its number."""
         self.number += 1
-        body = json.dumps({"seq": self.number, "type": "request", "command": command, "arguments": arguments}).encode()
+        request = {"seq": self.number, "type": "request", "command": command, "arguments": arguments}
+        self.send_body(json.dumps(request).encode())
+        return self.number
+
+    def send_body(self, body: bytes) -> None:
         self.socket.sendall(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    def response(self, number: int) -> dict[str, Any]:
+        """The response to a request; events that come meanwhile are kept."""
         while True:
             message = self.read()
             if message["type"] == "event":
                 self.events.append(message)
-            elif message["request_seq"] == self.number:
-                if not message["success"]:
-                    raise RuntimeError(message.get("message"), message.get("body"))
-                return message.get("body")
+            elif message["request_seq"] == number:
+                return dict(message)
+
+    def request(self, command: str, **arguments: Any) -> Any:
+        """Send a request and wait for its response; the response's body."""
+        message = self.response(self.send(command, **arguments))
+        if not message["success"]:
+            raise RuntimeError(message.get("message"), message.get("body"))
+        return message.get("body")
+
+    def refused(self, command: str, **arguments: Any) -> str:
+        """Send a request that fails, as dlv's requests fail that an editor shows in a dialog; the text it shows."""
+        message = self.response(self.send(command, **arguments))
+        error = message["body"]["error"]
+        title = f"Failed to {command}"
+        assert (message["success"], message["message"], error["showUser"]) == (False, title, True), message
+        assert error["id"] == {"attach": 3001, "launch": 3000}[command]
+        text = str(error["format"])
+        assert text.startswith(f"{title}: ")
+        return text.removeprefix(f"{title}: ")
+
+    def initialize(self) -> Any:
+        return self.request("initialize", adapterID="go", linesStartAt1=True, columnsStartAt1=True, pathFormat="path")
 
     def event(self, name: str) -> dict[str, Any]:
         """The next event of that name."""

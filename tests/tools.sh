@@ -4,7 +4,7 @@
 #   tests/tools.sh python   prints a Python of at least 3.11 that can make a virtual environment
 #   tests/tools.sh demo     .cache/bin/go and .cache/bin/dlv (links, where they are on the PATH)
 #   tests/tools.sh engine   Docker, for the demo's last act: only called when its user has said yes
-#   tests/tools.sh test     the same, .cache/bin/dlv-1.20 and the Debian packages that the tests use
+#   tests/tools.sh test     the same, .cache/bin/dlv-1.20, and the Debian and npm packages that the tests use
 #
 # go and dlv: those on the PATH; else dlv by `go install`, where a module proxy is reachable; else the distribution's.
 # The tests with Yama and AppArmor need a virtual machine (tests/vm): its image is built in .cache/vm, in a minute.
@@ -149,6 +149,15 @@ test_packages() {
         say "not installed: ${missing[*]} (needs root or sudo, and apt-get): tests with them will not run; see $log"
 }
 
+editor() { # the DAP client that tests/live/editor.cjs drives
+    [ ! -d "$PWD/.cache/editor/node_modules/@vscode/debugadapter-testsupport" ] || return 0
+    command -v npm >/dev/null || packages nodejs npm || true
+    mkdir -p "$PWD/.cache/editor"
+    cp tests/package.json "$PWD/.cache/editor/"
+    logged npm install --prefix "$PWD/.cache/editor" --no-audit --no-fund ||
+        say "@vscode/debugadapter-testsupport could not be installed (npm): a test with it will not run; see $log"
+}
+
 virtual_machine() {
     [ "$(uname -m)" = x86_64 ] || return 0 # as its image is
     [ ! -e "$(tests/vm/image.sh name)/root.ext4" ] || return 0
@@ -169,6 +178,7 @@ demo) find_go && find_dlv ;;
 engine) packages docker.io iptables ;;
 test)
     test_packages
+    editor
     virtual_machine
     if find_go; then
         find_dlv || true

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NAME: Final = "dlv"
 MODULE: Final = "github.com/go-delve/delve"
 
+LAUNCHER: Final = "dlv-launcher"
+"""What shims/launcher is built as."""
 _SHIM_HEAD = 4096
 
 
@@ -27,10 +29,10 @@ def find_delve(path_env: str | None, explicit: str | None) -> str | None:
     ``explicit`` (the user's choice, such as $SAFEDLV_DLV) is a path, or a name to look up; where it leads nowhere
     nothing else is tried.  Relative and empty directories of PATH are passed over, as Go's exec.LookPath refuses
     their results: a debugger run as root must not start what lies in the current directory.  So is a script that
-    leads back to safedlv (shims/dlv), which would start itself for ever.
+    leads back to safedlv (shims/dlv), or its launcher: it would start itself for ever.
     """
     if explicit and "/" in explicit:
-        return explicit if is_program(explicit) else None
+        return explicit if is_program(explicit) and not _is_own_shim(explicit) else None
     name = explicit or NAME
     for directory in (path_env or "").split(":"):
         candidate = f"{directory}/{name}"
@@ -69,6 +71,8 @@ def delve_version_from_binary(path: str) -> str | None:
 
 
 def _is_own_shim(path: str) -> bool:
+    if os.path.basename(os.path.realpath(path)) == LAUNCHER:
+        return True
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:

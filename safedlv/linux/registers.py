@@ -83,7 +83,8 @@ def read_registers(tid: int) -> list[int]:
 
 def write_registers(tid: int, words: list[int]) -> None:
     """Set them, all that were read (PTRACE_SETREGSET). Raises OSError."""
-    _buffer[: len(words)] = words
+    for index, word in enumerate(words):
+        _buffer[index] = word
     _iovec.len = len(words) * ctypes.sizeof(ctypes.c_ulong)
     ptrace(PTRACE_SETREGSET, tid, NT_PRSTATUS, ctypes.addressof(_iovec))
 

@@ -1,9 +1,10 @@
-"""A Docker Engine behind a unix socket, asked with as little as possible: which one, and three simple requests.
+"""A Docker Engine behind a unix socket, asked with as little as possible: which one, and a few simple requests.
 
-Contract: :func:`inspect_container` sends ``GET /containers/NAME/json`` (Engine API, ContainerInspect) and changes
-nothing; :func:`signal_container` and :func:`remove_container` are for the keeper, which must be able to end what it
-keeps with nothing loaded. It stands beside the docker package because every ``doctor docker:NAME`` asks it, and
-importing that package takes longer than everything else together; all other effects, and other transports, use it.
+Contract: :func:`inspect_container` sends ``GET /containers/NAME/json`` (Engine API, ContainerInspect) and
+:func:`list_containers` ``GET /containers/json`` (ContainerList): they change nothing; :func:`signal_container` and
+:func:`remove_container` are for the keeper, which must be able to end what it keeps with nothing loaded. It stands
+beside the docker package because every ``doctor docker:NAME`` asks it, and importing that package takes longer than
+everything else together; all other effects, and other transports, use it.
 HTTP/1.0 is spoken so that the answer comes whole, not in chunks, and ends with the connection (RFC 1945).
 """
 
@@ -88,6 +89,13 @@ def inspect_container(path: str, name: str, seconds: float) -> Any:
     if not _NAME.fullmatch(name):
         raise EngineError(404, f"No such container: {name}")
     return json.loads(_expect(_ask(path, _request("GET", f"/containers/{name}/json"), seconds), b"200"))
+
+
+def list_containers(path: str, seconds: float) -> Any:
+    """The engine's list of the containers that run (ContainerList), as JSON gives it. Raises as above."""
+    import json
+
+    return json.loads(_expect(_ask(path, _request("GET", "/containers/json"), seconds), b"200"))
 
 
 def _request(method: str, what: str) -> str:

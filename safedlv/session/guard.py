@@ -1,10 +1,10 @@
 """The guard: a small process that sees dlv die before the kernel lets go of the target, and brings the target home.
 
-It seizes dlv's own threads (PTRACE_SEIZE with TRACEEXIT and TRACECLONE, and no more): each of them then stops at its
-exit, PTRACE_EVENT_EXIT, whatever kills it (SIGKILL and the OOM killer too), while it still holds the threads that it
-traces. All other stops are passed on at once: signals are delivered, group-stops are kept, new threads run.
+It waits until a thread of dlv traces the target, and seizes that one thread (PTRACE_SEIZE with TRACEEXIT, and no more):
+it then stops at its exit, PTRACE_EVENT_EXIT, whatever kills it (SIGKILL and the OOM killer too), while it still holds
+the threads that it traces. All its other stops are passed on at once: signals are delivered, group-stops are kept.
+The other threads of dlv, which read debug information and serve clients, are left alone.
 
-dlv is seized only when it is dlv, after execve(2): a tracer at an execve would take the file's capabilities from it.
 Nothing of dlv is read, changed or delayed by it. When the guard is killed, the kernel lets go of dlv, which runs on,
 and the keeper starts another one. When the keeper is killed, the guard ends the session once safedlv is gone as well:
 it kills dlv, and brings the target home.
@@ -16,14 +16,14 @@ import os
 import select
 import signal
 import socket
-import time
 from contextlib import suppress
 
 from safedlv.errors import printable
 from safedlv.linux.descriptors import keep_open
 from safedlv.linux.registers import MACHINE
 from safedlv.linux.tracing import PTRACE_CONT, PTRACE_EVENT_STOP, PTRACE_SEIZE, WALL, die_signal, ptrace
-from safedlv.session.rescue import is_gone, listed, needs_rescue, rescue, rescue_late
+from safedlv.session.bystander import ended
+from safedlv.session.rescue import is_gone, listed, needs_rescue, rescue, rescue_late, tracers_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,13 +33,12 @@ if TYPE_CHECKING:
     from safedlv.session.rescue import Target
 
 PTRACE_LISTEN: Final = 0x4208
-PTRACE_O_TRACECLONE, PTRACE_O_TRACEEXIT = 0x8, 0x40
+PTRACE_O_TRACEEXIT: Final = 0x40
 PTRACE_EVENT_EXIT: Final = 6
 _STOPPING: Final = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
-EXEC_WITHIN: Final = 5.0
-"""Seconds for the process that will be dlv to become it."""
 SAMPLE: Final = 0.002
-LOOKS_EVERY: Final = 0.2  # seconds
+LOOKS_EVERY: Final = 0.1
+"""Seconds between two looks: at first, and at most."""
 ON, OFF, SAVED, LOST = b"on", b"off", b"saved", b"lost"
 """What the guard says, the first word of a line: it watches; it cannot, and why; dlv died, and what was done then."""
 
@@ -62,16 +61,13 @@ def start(dlv: int, target: Target, tell: int) -> int:
 def _watch(dlv: int, target: Target, tell: int, keeper: int) -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)  # it ends when dlv does
-    _stand_in(dlv, tell, keeper)
     if MACHINE is None:
         _say(tell, OFF, f"it is not made for {os.uname().machine}")
         return
-    guard = Guard(dlv, target, tell)
     try:
-        _until_executed(dlv)
+        guard = Guard(dlv, target, tell)
+        _stand_in(dlv, tell, keeper)
         guard.run()
-    except FileNotFoundError:  # dlv was gone before it was seized
-        guard.late()
     except OSError as error:
         _say(tell, OFF, f"it may not watch dlv: {error.strerror}")
 
@@ -119,63 +115,51 @@ def told(lifeline: socket.socket, *, asked: bool) -> list[str]:
     return lines
 
 
-def _until_executed(dlv: int) -> None:
-    """Wait until it runs another program than we do. Raises OSError when it has ended or may not be looked at."""
-    own = os.readlink("/proc/self/exe")
-    deadline = time.monotonic() + EXEC_WITHIN
-    while os.readlink(f"/proc/{dlv}/exe") == own and time.monotonic() < deadline:
-        time.sleep(SAMPLE)
-
-
 class Guard:
-    """Watches one dlv. ``run()`` returns when it has ended."""
+    """Watches one dlv. Raises OSError when it is gone."""
 
     def __init__(self, dlv: int, target: Target, tell: int) -> None:
         self.dlv, self.target, self.tell = dlv, target, tell
+        self.pidfd = os.pidfd_open(dlv)
 
     def run(self) -> None:
-        """Seize dlv's threads and pass on their stops until there is none left. Raises OSError when that is refused."""
-        self._seize()
-        _say(self.tell, ON)
+        """Watch over dlv until it has ended. Raises OSError when that is refused."""
+        pause = SAMPLE
+        while not ended(self.pidfd, pause):
+            tid = self._tracer()
+            if tid and self._seize(tid):
+                _say(self.tell, ON)
+                self._follow(tid)
+            pause = min(pause * 1.01, LOOKS_EVERY)  # to begin with often: it attaches when it has started
+        self._rescued(lambda: rescue_late(self.target) if needs_rescue(self.target) else "")
+
+    def _tracer(self) -> int:
+        """The thread of dlv that traces the target; 0 while there is none."""
+        return next((tid for tid in tracers_of(self.target) if tid in listed(self.dlv)), 0)
+
+    def _seize(self, tid: int) -> bool:
+        try:
+            ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACEEXIT)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _follow(self, tid: int) -> None:
+        """Pass on the stops of a seized thread until it has ended."""
         while True:
             try:
-                tid, status = os.waitpid(-1, WALL)
+                _, status = os.waitpid(tid, WALL)
             except ChildProcessError:
                 return
-            if os.WIFSTOPPED(status):
-                self._stopped(tid, os.WSTOPSIG(status), status >> 16)
-
-    def _seize(self) -> None:
-        """Every thread, also those that are made meanwhile: a seized one's new threads are seized at birth."""
-        seized: set[int] = set()
-        while new := listed(self.dlv) - seized:
-            for tid in new:
-                try:
-                    ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXIT)
-                except ProcessLookupError:
-                    continue
-                except PermissionError:
-                    if not _is_ours(tid):
-                        raise
-            seized |= new
-        if not seized:
-            raise FileNotFoundError
-
-    def _stopped(self, tid: int, number: int, event: int) -> None:
-        if event == PTRACE_EVENT_EXIT:
-            self._exits(tid)
-        elif event == PTRACE_EVENT_STOP and number in _STOPPING:
-            _go_on(tid, PTRACE_LISTEN)
-        else:
-            _go_on(tid, PTRACE_CONT, 0 if event else number)
-
-    def _exits(self, tid: int) -> None:
-        """A thread of dlv ends: where it is the one that traces the target, dlv is dying and has not let go."""
-        self._rescued(lambda: rescue(self.target, tid, lambda: _go_on(tid, PTRACE_CONT)))
-
-    def late(self) -> None:
-        """dlv died before it was watched: what it may have left is taken away all the same."""
-        self._rescued(lambda: rescue_late(self.target) if needs_rescue(self.target) else "")
+            if not os.WIFSTOPPED(status):
+                return
+            number, event = os.WSTOPSIG(status), status >> 16
+            if event == PTRACE_EVENT_EXIT:  # does it hold the target, then dlv is dying and has not let go
+                self._rescued(lambda: rescue(self.target, tid, lambda: _go_on(tid, PTRACE_CONT)))
+            elif event == PTRACE_EVENT_STOP and number in _STOPPING:
+                _go_on(tid, PTRACE_LISTEN)
+            else:
+                _go_on(tid, PTRACE_CONT, 0 if event else number)
 
     def _rescued(self, make: Callable[[], str]) -> None:
         try:
@@ -188,21 +172,18 @@ class Guard:
                 _say(self.tell, SAVED, done)
 
 
-def tracer_of(pid: int) -> int:
-    """The process that traces ``pid`` (TracerPid, proc_pid_status(5)); 0 for nobody, or when it has ended."""
+def watches(guard: int, dlv: int, target: Target) -> bool:
+    """Whether that guard has seized the thread of dlv that traces the target, or dlv holds nothing yet."""
+    tracers = tracers_of(target) & listed(dlv)
+    return all(_tracer_of(tid) == guard for tid in tracers)
+
+
+def _tracer_of(tid: int) -> int:
     try:
-        with open(f"/proc/{pid}/status", "rb") as file:
+        with open(f"/proc/{tid}/status", "rb") as file:
             return int(next((line.split()[1] for line in file if line.startswith(b"TracerPid:")), b"0"))
     except OSError:
         return 0
-
-
-def _is_ours(tid: int) -> bool:
-    """Whether it was seized at birth."""
-    try:
-        return os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL) is None
-    except ChildProcessError:
-        return False
 
 
 def _go_on(tid: int, request: int, number: int = 0) -> None:

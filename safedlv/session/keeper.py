@@ -116,7 +116,7 @@ class Guarding:
 
     def watches(self, dlv: int) -> bool:
         """Whether dlv is guarded at this moment."""
-        return bool(self.pid) and guard.tracer_of(dlv) == self.pid
+        return bool(self.pid) and self.target is not None and guard.watches(self.pid, dlv, self.target)
 
     def wait(self) -> int:
         """Wait for the guard's end, which comes with dlv's; its exit code, negative when it was killed."""

@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 
+from safedlv.session.channel import CHUNK, write_all
 from safedlv.session.launch import LEAVING, release_signals
 from safedlv.session.listen import Listener, same_user
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from safedlv.session.launch import Delve
 
-CHUNK = 64 * 1024  # the C library maps larger pieces of memory anew each time, which costs more than it saves
 LINE_LIMIT = 64 * 1024 * 1024
 """Bytes without a newline from one client: no request of either protocol is that long, and dlv would keep them all."""
 DRAIN_WITHIN = 2.0  # seconds for clients to take what dlv said last
@@ -213,16 +213,12 @@ class Relay:
         self._connected(client, upstream)
 
     def _dial(self) -> socket.socket | None:
-        address = self.dlv.address
-        assert address is not None  # clients are listened to only when dlv has said where it listens
-        upstream = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
         try:
-            upstream.connect(address)
+            upstream = self.dlv.connect()
         except OSError:  # it has ended, or has the one client that it takes
-            upstream.close()
             return None
         upstream.setblocking(False)
-        if not isinstance(address, str):
+        if upstream.family != socket.AF_UNIX:
             upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return upstream
 
@@ -324,14 +320,5 @@ class Relay:
             while not (inward.ended and not inward.buffer):
                 client.sock.settimeout(max(0.001, deadline - time.monotonic()))
                 inward.move()
-        except OSError:
-            return
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write all of it; nothing when nobody reads it any more."""
-    while data:
-        try:
-            data = data[os.write(fd, data) :]
         except OSError:
             return

@@ -17,8 +17,9 @@ import tty
 
 import pexpect
 
+from safedlv.session.channel import write_all
 from safedlv.session.listen import listen
-from safedlv.session.relay import Relay, write_all
+from safedlv.session.relay import Relay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

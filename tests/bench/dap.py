@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.bench.tools import CACHE, safedlv_command, show
 from tests.clients import Dap
 from tests.support import build_go
 
@@ -32,44 +33,44 @@ func main() {{
 	}}
 }}
 """
-Show = Callable[[str, float, str, str], None]
 
 
-def editors(dlv: str, ours: list[str], pid: int, rounds: int, directory: Path, show: Show) -> None:
+def editors(dlv: str, pid: int, rounds: int) -> None:
     """Both in turns, session by session."""
+    ours = safedlv_command()
     plain, through = [], []
     first_stop(ours, pid)
     for _ in range(rounds):
         plain.append(first_stop([dlv], pid))
         through.append(first_stop(ours, pid))
     one, other = statistics.median(plain), statistics.median(through)
-    show("F5 to the first stop, dlv dap", one * 1e3, "ms", "")
+    show("F5 to the first stop, dlv dap", one * 1e3, "ms")
     show("F5 to the first stop, safedlv dap", other * 1e3, "ms", f"{(other - one) * 1e3:.0f} ms more")
-    with long_string(directory) as target:
-        talk([dlv], ours, target, show)
+    with long_string(CACHE) as target:
+        talk([dlv], ours, target)
 
 
-def talk(dlv: list[str], ours: list[str], pid: int, show: Show) -> None:
+def talk(dlv: list[str], ours: list[str], pid: int) -> None:
+    """Short and long answers."""
     small: dict[bool, list[float]] = {False: [], True: []}
     large: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(6):
         for through in (False, True):
             with session(ours if through else dlv, pid, maxStringLen=LONG) as client:
-                small[through].append(statistics.median(timed(client, "threads") for _ in range(300)))
+                small[through].append(statistics.median(answered(client, "threads") for _ in range(300)))
                 large[through].append(
-                    statistics.median(timed(client, "evaluate", expression="main.long") for _ in range(5))
+                    statistics.median(answered(client, "evaluate", expression="main.long") for _ in range(5))
                 )
     one, other = (statistics.median(small[through]) for through in (False, True))
-    show("DAP request, direct", one * 1e6, "us", "")
+    show("DAP request, direct", one * 1e6, "us")
     show("DAP request, through safedlv", other * 1e6, "us", f"{(other - one) * 1e6:.0f} us more")
     one, other = (LONG / statistics.median(large[through]) for through in (False, True))
-    show(f"answer of {LONG >> 20} MiB, direct", one / 1e6, "MB/s", "")
+    show(f"answer of {LONG >> 20} MiB, direct", one / 1e6, "MB/s")
     show(f"answer of {LONG >> 20} MiB, through safedlv", other / 1e6, "MB/s", f"{other / one:.2f} of direct")
 
 
-def timed(client: Dap, command: str, **arguments: object) -> float:
+def answered(client: Dap, command: str, **arguments: object) -> float:
     """Seconds until the last byte of the answer is here; nothing is decoded."""
-    client.number += 1
     began = time.perf_counter()
     client.send(command, **arguments)
     length = 0

@@ -18,7 +18,7 @@ from pathlib import Path
 from attrs import frozen
 
 from tests.clients import JsonRpc
-from tests.support import SAFEDLV, harmed, new_dlv, status, wait_until
+from tests.support import SAFEDLV, harmed, new_dlv, status, threads, wait_until
 
 SETTLED_WITHIN = 10.0
 """Seconds in which a target has to be as before, when somebody was killed."""
@@ -135,8 +135,8 @@ def _children(pid: int) -> list[int]:
 
 
 def guard_of(dlv: int) -> int:
-    """Who traces dlv."""
-    return int(status(dlv, "TracerPid") or 0)
+    """Who traces a thread of dlv."""
+    return next((int(found) for tid in threads(dlv) if (found := status(dlv, "TracerPid", tid)) not in ("0", "")), 0)
 
 
 # ---------------------------------------------------------------- what is done, and who is killed

@@ -1,0 +1,468 @@
+"""The DAP proxy: one client, one dlv, one selector loop. It passes on what it does not have to touch.
+
+    client  --whole messages-->  Proxy  --as they came-->  dlv
+    client  <--piece by piece--  Proxy  <----------------  dlv
+
+What it touches, and why:
+
+* ``attach`` with mode local is first put to :data:`Decide`: it goes on (perhaps with another processId), is answered
+  with a refusal, or goes to a dlv elsewhere, which then takes the place of ours (``mode: remote`` there).
+* ``disconnect`` from a target that was attached to is the keeper's to say: where the target just runs into a
+  breakpoint, dlv would leave a SIGTRAP behind that kills it (keeper.py). The client gets the answer as if to its own.
+* ``pause`` before the first stop is preceded by a nudge, without which dlv may drop it (bystander.py: NUDGE).
+
+A client that vanishes is a disconnect. When dlv ends, what it has not answered fails, and ``terminated`` is said if it
+was not. A dlv that never came (:attr:`Proxy.failure`) is stood in for until the client asks to attach, and is told.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from safedlv.session import dap_messages as say
+from safedlv.session import keeper
+from safedlv.session.bystander import NUDGE
+from safedlv.session.channel import CHUNK, Channel, write_all
+from safedlv.session.dap_decision import Elsewhere, Local, Refused
+from safedlv.session.launch import hold_signals, release_signals
+from safedlv.session.loop import READ, Loop
+from safedlv.session.wire import FramingError, Head, Messages, Piece, Stream, frame
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from safedlv.session.dap_messages import Request
+    from safedlv.session.dap_server import DapServer
+    from safedlv.session.door import Door
+    from safedlv.session.launch import Delve
+
+    Decide = Callable[[dict[str, Any], Callable[[str], None]], Local | Elsewhere | Refused]
+
+FULL = 1 << 20
+"""Bytes that may wait for one side before the other is no longer read."""
+DRAIN_WITHIN = 2.0  # seconds for the client to take what was said last
+DLVS_LIMIT = 4 << 20
+"""Bytes of a request that dlv takes (google/go-dap, io.go: contentMaxLength); a longer one ends its session."""
+NOT_KILLED, KILLED = b"Detaching without terminating target process", b"Detaching and terminating target process"
+
+# Where the session stands.
+FRESH = "fresh"
+"""Nothing was attached to or launched, or that failed."""
+ASKED = "asked"
+"""dlv was asked to attach, and has not answered."""
+ATTACHED = "attached"
+LAUNCHED = "launched"
+"""The client launches, or says something else that is dlv's alone: nothing is touched any more."""
+LEFT = "left"
+"""The keeper ends it."""
+
+
+class Proxy:
+    """Leads the one client to dlv; ``run()`` returns dlv's exit code."""
+
+    def __init__(self, door: Door, dlv: DapServer | None, failure: str, decide: Decide, log: int) -> None:
+        self.door = door
+        self.dlv: Delve | None = dlv
+        self.server = dlv
+        self.failure = failure
+        """Why there is no dlv; empty when there is one."""
+        self.decide = decide
+        self.log = log
+        self.log_rest = b""
+        self.loop = Loop()
+        self.on_client, self.on_dlv = self._from_client, self._from_dlv  # each one object: watched by identity
+        self.client: Channel | None = None
+        self.upstream: Channel | None = None
+        self.messages, self.stream = Messages(), Stream()
+        self.for_dlv: list[bytes] = []  # what was said before dlv could be reached
+        self.for_client: list[bytes] = []  # ours, while a message of dlv's is not whole
+        self.writer = say.Writer()
+        self.state = FRESH
+        self.outstanding: dict[int, str] = {}
+        self.initialize = b""
+        self.attach_seq = self.disconnect_seq = -1
+        self.target = 0
+        self.own_request = say.FIRST_REQUEST
+        self.stopped_once = self.terminated = self.dropping = False
+        self.killing = self.over = False
+        self.code: int | None = None
+
+    def run(self) -> int:
+        """Lead them until the session ends. SIGINT, SIGTERM and SIGHUP end it in order."""
+        self.loop.on_leaving(self._leave)
+        self.door.open(self.loop, self._came)
+        if self.dlv is not None:
+            self.loop.watch(self.dlv.pidfd, READ, self._dlv_ended)
+        if self.server is not None:
+            self.loop.watch(self.server.door.fileno(), READ, self._dlv_came)
+        while self.code is None:
+            self.loop.round()
+        self._finish()
+        return self.code
+
+    # ------------------------------------------------------------ who comes and goes
+
+    def _came(self, client: Channel) -> None:
+        """The client, which has begun to speak."""
+        self.client = client
+        self._update()
+
+    def _dlv_came(self, _mask: int) -> None:
+        assert self.server is not None
+        fd = self.server.door.fileno()
+        connection = self.server.accept()
+        if connection is not None:
+            self.loop.unwatch(fd)
+            self._connected(Channel.of_socket(connection))
+
+    def _connected(self, upstream: Channel) -> None:
+        self.upstream = upstream
+        for data in self.for_dlv:
+            upstream.put(data)
+        self.for_dlv.clear()
+        self._update()
+
+    def _dlv_ended(self, _mask: int) -> None:
+        assert self.dlv is not None
+        self.loop.unwatch(self.dlv.pidfd)
+        code = self.dlv.reap()
+        came = self.upstream is not None
+        while self.upstream is not None and not self.upstream.ended:
+            self._from_dlv(0)
+        if came or self.state == LEFT:
+            self.over = True
+            if self.client is not None and not self.client.ended:
+                self._from_client(0)  # what was asked while it ended is to be answered too
+            self._answer_what_is_left(code)
+            self.code = code if came else 0
+            return
+        # It did not come as far as to be reached: the client is still to be told, when it asks to attach.
+        said = self.dlv.last_words()
+        self.failure = f"dlv ended with exit code {code} before it could be asked anything" + (said and f":\n{said}")
+        waiting, self.for_dlv = self.for_dlv, []
+        self._close_dlv()
+        for message in Messages().feed(b"".join(waiting)):
+            self._stand_in(say.read_request(message.body))
+
+    def _answer_what_is_left(self, code: int) -> None:
+        """dlv has ended: nothing stays unanswered."""
+        for seq, command in self.outstanding.items():
+            if command == "disconnect":
+                if self.target:  # as dlv says it, where the keeper did not leave it the time
+                    self.console((KILLED if self.killing else NOT_KILLED).decode())
+                self.tell(self.writer.response(seq, command))
+            else:
+                text = f"dlv ended (exit code {code}) before it answered"
+                shown = command in say.TITLES
+                number = say.FAILED_TO_ATTACH if command == "attach" else say.DLV_ENDED
+                self.tell(self.writer.failure(seq, command, number, text, show=shown))
+        self.outstanding.clear()
+        if not self.terminated and self.state != FRESH:
+            self.tell(self.writer.event("terminated"))
+            self.terminated = True
+
+    def _leave(self) -> None:
+        """End the session in order, whatever it is at."""
+        self.state = LEFT
+        if self.dlv is not None:
+            self.dlv.leave()
+        else:
+            self.code = 0
+
+    def _finish(self) -> None:
+        """Give the client a moment to take what was said last, and let go of everything."""
+        deadline = time.monotonic() + DRAIN_WITHIN
+        if self.client is not None:
+            while self.client.waiting and time.monotonic() < deadline:
+                time.sleep(0.001)
+                self.client.flush()
+            while self.client.read():  # what is unread would reset the connection, and take what was said along
+                pass
+            self.client.close()
+        self.door.close()
+        self._close_dlv()
+
+    def _close_dlv(self) -> None:
+        if self.upstream is not None:
+            self.loop.unwatch_channel(self.upstream)
+            self.upstream.close()
+            self.upstream = None
+        if self.server is not None and self.server.door.fileno() != -1:
+            self.loop.unwatch(self.server.door.fileno())
+        if self.dlv is not None:
+            self.loop.unwatch(self.dlv.pidfd)
+            if self.dlv.log >= 0:
+                self.loop.unwatch(self.dlv.log)
+            self.dlv.close()
+        self.dlv = self.server = None
+
+    # ------------------------------------------------------------ from the client
+
+    def _from_client(self, _mask: int) -> None:
+        assert self.client is not None
+        self.client.flush()
+        data = self.client.read()
+        try:
+            for message in self.messages.feed(data) if data else ():
+                self._said(message.body)
+        except FramingError as error:
+            sys.stderr.write(f"safedlv: the client's connection was closed: {error}\n")
+            self.client.ended = True
+        if self.client.ended and self.code is None and self.state != LEFT:
+            self._leave()
+        self._update()
+
+    def _said(self, body: bytes) -> None:
+        """One message of the client's."""
+        request = say.read_request(body)
+        if self.state == LEFT:
+            return
+        if request is None:
+            self._forward(frame(body))
+            return
+        if len(body) > DLVS_LIMIT:
+            text = f"it has {len(body)} bytes, and dlv takes no more than {DLVS_LIMIT}"
+            self.tell(self.writer.failure(request.seq, request.command, say.DLV_ENDED, text, show=False))
+            return
+        self.outstanding[request.seq] = request.command
+        if self.over:
+            return
+        touch = self._touched(request)
+        if touch is None:
+            self._forward(frame(body), request)
+        else:
+            touch(request, body)
+
+    def _touched(self, request: Request) -> Callable[[Request, bytes], None] | None:
+        """What is to be done with a request before, or instead of, passing it on."""
+        if self.failure:
+            return lambda request, _: self._stand_in(request)
+        if request.command == "initialize":
+            self.initialize = self.initialize or request.with_arguments(request.arguments)
+        elif request.command == "launch" and self.state == FRESH:
+            self.state = LAUNCHED
+        elif request.command == "attach" and self.state == FRESH and _is_local(request):
+            return self._attach
+        elif request.command == "pause" and self.state == ATTACHED and not self.stopped_once:
+            return self._pause
+        elif request.command == "disconnect" and self.state in (ASKED, ATTACHED):
+            return self._disconnect
+        return None
+
+    def _forward(self, data: bytes, _request: Request | None = None) -> None:
+        if self.upstream is None:
+            self.for_dlv.append(data)
+        else:
+            self.upstream.put(data)
+
+    def _attach(self, request: Request, body: bytes) -> None:
+        arguments = request.arguments
+        hold_signals()
+        try:
+            decision = self.decide(arguments, self.console)
+        finally:
+            release_signals()
+        if isinstance(decision, Refused):
+            self._refuse(request, decision)
+            return
+        left = self.state == LEFT  # by a signal that was held back
+        if isinstance(decision, Elsewhere):
+            self._go_elsewhere(decision)
+        if left:
+            self._leave()
+            return
+        self.state, self.attach_seq, self.stopped_once = ASKED, request.seq, False
+        self.target = decision.pid
+        if isinstance(decision, Local) and decision.pid:
+            self._tell_keeper(keeper.TARGET + b"%d %d" % (decision.pid, decision.stopped))
+        changed = decision.arguments
+        self._forward(frame(body) if changed is None else request.with_arguments(changed), request)
+
+    def _refuse(self, request: Request, refused: Refused) -> None:
+        del self.outstanding[request.seq]
+        if refused.report:
+            self.console(refused.report)
+        self.tell(self.writer.failure(request.seq, "attach", say.FAILED_TO_ATTACH, refused.text, show=True))
+
+    def _go_elsewhere(self, decision: Elsewhere) -> None:
+        """Another dlv takes the place of ours. It is told again what the client is; the client has had the answer."""
+        self._close_dlv()
+        self.stream = Stream()
+        self.dlv = decision.dlv
+        self.loop.watch(self.dlv.pidfd, READ, self._dlv_ended)
+        self.loop.watch(self.dlv.log, READ, self._read_log)
+        self._tell_keeper(keeper.TARGET + b"%d 0" % decision.pid)
+        if self.initialize:
+            request = say.read_request(self.initialize.partition(b"\r\n\r\n")[2])
+            assert request is not None
+            self._forward(say.encode({**request.document, "seq": self._own()}))
+
+    def _pause(self, _request: Request, body: bytes) -> None:
+        self._forward(frame(NUDGE % self._own()) + frame(body))
+
+    def _disconnect(self, request: Request, body: bytes) -> None:
+        assert self.dlv is not None
+        if say.argument(request.arguments, "terminateDebuggee") is True:
+            if not self.target or not _may_signal(self.target):  # then only dlv can do it
+                self._forward(frame(body), request)
+                return
+            self._tell_keeper(keeper.INTERRUPT)
+            self.killing = True
+        self.disconnect_seq = request.seq
+        self._leave()
+
+    def _stand_in(self, request: Request | None) -> None:
+        """Answer in the place of a dlv that is not there."""
+        if request is None or request.seq >= say.OURS:
+            return
+        seq, command = request.seq, request.command
+        self.outstanding.pop(seq, None)
+        if command == "initialize":
+            self.tell(self.writer.response(seq, command, say.CAPABILITIES))
+        elif command == "disconnect":
+            self.tell(self.writer.response(seq, command))
+            self.tell(self.writer.event("terminated"))
+            self.code = 1
+        else:
+            number = say.FAILED_TO_ATTACH if command == "attach" else say.FAILED_TO_LAUNCH
+            number = number if command in say.TITLES else say.NO_SESSION
+            self.tell(self.writer.failure(seq, command, number, self.failure, show=command in say.TITLES))
+
+    def _own(self) -> int:
+        self.own_request += 1
+        return self.own_request
+
+    def _tell_keeper(self, words: bytes) -> None:
+        if self.dlv is not None and not self.dlv.leaving:
+            self.dlv.lifeline.send(words)
+
+    # ------------------------------------------------------------ from dlv
+
+    def _from_dlv(self, _mask: int) -> None:
+        assert self.upstream is not None
+        self.upstream.flush()
+        data = self.upstream.read()
+        try:
+            for piece in self.stream.feed(data) if data else ():
+                self._heard(piece)
+        except FramingError as error:
+            sys.stderr.write(f"safedlv: what dlv says is no DAP: {error}\n")
+            self.upstream.ended = True
+            self._leave()
+        self._update()
+
+    def _heard(self, piece: Piece) -> None:
+        """One piece of a message of dlv's."""
+        data = piece.data
+        if piece.head is not None:
+            data = self._noted(piece.head, data, whole=piece.last)
+            self.dropping = not data
+        if not self.dropping and self.client is not None:
+            self.client.put(data)
+        if piece.last and self.for_client and self.client is not None:
+            for ours in self.for_client:
+                self.client.put(ours)
+            self.for_client.clear()
+
+    def _noted(self, head: Head, data: bytes, *, whole: bool) -> bytes:
+        """Take note of a message that begins; what the client gets of it, empty when it is not for the client."""
+        if head.kind == "response":
+            if head.request_seq >= say.OURS:
+                return self._answer_to_keeper(head, data) if whole else b""
+            self.outstanding.pop(head.request_seq, None)
+            if head.request_seq == self.attach_seq and self.state == ASKED:
+                self._attach_answered(success=head.success)
+        elif head.name == "stopped":
+            self.stopped_once = True
+        elif head.name == "terminated":
+            self.terminated = True
+        elif head.name == "output" and self.killing and whole:
+            body = data.partition(b"\r\n\r\n")[2]
+            return frame(body.replace(NOT_KILLED, KILLED))
+        return data
+
+    def _attach_answered(self, *, success: bool) -> None:
+        self.state = ATTACHED if success else FRESH
+        if not success:
+            self._tell_keeper(keeper.TARGET + b"0 0")
+
+    def _answer_to_keeper(self, head: Head, data: bytes) -> bytes:
+        """The answer to its disconnect is for the client, if that asked for it."""
+        if head.name != "disconnect" or self.disconnect_seq not in self.outstanding:
+            return b""
+        del self.outstanding[self.disconnect_seq]
+        body = data.partition(b"\r\n\r\n")[2]
+        return frame(body.replace(b'"request_seq":%d' % head.request_seq, b'"request_seq":%d' % self.disconnect_seq, 1))
+
+    def _read_log(self, _mask: int) -> None:
+        """The log of a dlv elsewhere: the line that says where it listens is for us, the rest for the user."""
+        assert self.dlv is not None
+        try:
+            data = os.read(self.dlv.log, CHUNK)
+        except BlockingIOError:
+            return
+        if not data:
+            self.loop.unwatch(self.dlv.log)
+        self.log_rest += data
+        while not self.dlv.listening and b"\n" in self.log_rest:
+            line, _, self.log_rest = self.log_rest.partition(b"\n")
+            if not self.dlv.heard(line):
+                write_all(self.log, line + b"\n")
+        if self.dlv.listening:
+            write_all(self.log, self.log_rest)
+            self.log_rest = b""
+            if self.upstream is None:
+                self._dial()
+
+    def _dial(self) -> None:
+        assert self.dlv is not None
+        try:
+            connection = self.dlv.connect()
+        except OSError:  # it has ended already, which is seen to elsewhere
+            return
+        self.dlv.show_keeper(connection, b"C")
+        self._connected(Channel.of_socket(connection))
+
+    # ------------------------------------------------------------ to the client
+
+    def console(self, text: str) -> None:
+        """Show text in the Debug Console."""
+        self.tell(self.writer.console(text if text.endswith("\n") else text + "\n"))
+
+    def tell(self, data: bytes) -> None:
+        """Say something of our own to the client, when no message of dlv's is half said."""
+        if self.client is None:
+            return
+        if self.stream.between:
+            self.client.put(data)
+        else:
+            self.for_client.append(data)
+
+    # ------------------------------------------------------------ what is waited for
+
+    def _update(self) -> None:
+        """Watch exactly what can make progress."""
+        client, upstream = self.client, self.upstream
+        if client is not None:
+            reads = not client.ended and (upstream is None or upstream.pending < FULL)
+            self.loop.watch_channel(client, self.on_client, reads=reads)
+        if upstream is not None:
+            reads = not upstream.ended and (client is None or client.pending < FULL)
+            self.loop.watch_channel(upstream, self.on_dlv, reads=reads)
+
+
+def _may_signal(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _is_local(request: Request) -> bool:
+    """Whether a request to attach is for a process, and not for a debugger that already has one."""
+    return say.argument(request.arguments, "mode") in (None, "", "local")

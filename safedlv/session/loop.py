@@ -1,0 +1,69 @@
+"""One selector, and who reacts to what: the loop that a session runs in."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+
+from safedlv.session.launch import LEAVING, release_signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from safedlv.session.channel import Channel
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+
+class Loop:
+    """Descriptors and the calls to make when they can be read or written."""
+
+    def __init__(self) -> None:
+        self.selector = selectors.DefaultSelector()
+
+    def round(self) -> None:
+        """Wait until something happens, and react to it."""
+        for key, mask in self.selector.select():
+            known = self.selector.get_map().get(key.fd)
+            if known is not None and known.data is key.data:  # not dropped by an earlier event of this round
+                key.data(mask)
+
+    def on_leaving(self, leave: Callable[[], None]) -> None:
+        """Call ``leave()`` on SIGINT, SIGTERM and SIGHUP, which may have been held back until now."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for sign in LEAVING:
+            signal.signal(sign, lambda _signum, _frame: leave())
+        release_signals()
+        self.watch(wake_read, READ, lambda _: os.read(wake_read, 64))
+
+    def watch(self, fd: int, events: int, call: Callable[[int], object]) -> None:
+        """Call ``call(mask)`` when one of ``events`` happens on ``fd``; with no events: watch it no more."""
+        known = self.selector.get_map().get(fd)
+        if known is None:
+            if events:
+                self.selector.register(fd, events, call)
+        elif not events:
+            self.selector.unregister(fd)
+        elif known.events != events or known.data is not call:
+            self.selector.modify(fd, events, call)
+
+    def unwatch(self, fd: int) -> None:
+        """Watch it no more; no matter whether it was watched."""
+        if fd != -1 and self.selector.get_map().get(fd):
+            self.selector.unregister(fd)
+
+    def watch_channel(self, channel: Channel, call: Callable[[int], object], *, reads: bool) -> None:
+        """Call ``call(mask)`` when the channel has something to read, if ``reads``, or has room for what waits."""
+        writes = WRITE if channel.waiting else 0
+        if channel.source == channel.sink:
+            self.watch(channel.source, (READ if reads else 0) | writes, call)
+        else:
+            self.watch(channel.source, READ if reads else 0, call)
+            self.watch(channel.sink, writes, call)
+
+    def unwatch_channel(self, channel: Channel) -> None:
+        self.unwatch(channel.source)
+        self.unwatch(channel.sink)

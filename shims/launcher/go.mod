@@ -1,0 +1,3 @@
+module safedlv/launcher
+
+go 1.19
