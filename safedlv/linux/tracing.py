@@ -24,6 +24,7 @@ PTRACE_CONT: Final = 7
 PTRACE_ATTACH: Final = 16
 PTRACE_DETACH: Final = 17
 PTRACE_SETOPTIONS: Final = 0x4200
+PTRACE_GETEVENTMSG: Final = 0x4201
 PTRACE_GETSIGINFO: Final = 0x4202
 PTRACE_GETREGSET: Final = 0x4204
 PTRACE_SEIZE: Final = 0x4206
@@ -89,6 +90,15 @@ def signal_info(tid: int) -> tuple[int, int] | None:
             return None
         raise OSError(code, f"ptrace(GETSIGINFO, {tid}): {os.strerror(code)}")
     return _siginfo[2], _siginfo[4]
+
+
+def event_message(tid: int) -> int:
+    """What the kernel says about the event a tracee is stopped at: at its exit, its exit status (PTRACE_GETEVENTMSG).
+
+    Raises OSError.
+    """
+    ptrace(PTRACE_GETEVENTMSG, tid, 0, ctypes.addressof(_registers))
+    return int(_registers[0])
 
 
 def get_registers(tid: int) -> int:

@@ -21,7 +21,7 @@ from contextlib import suppress
 from safedlv.errors import printable
 from safedlv.linux.descriptors import keep_open
 from safedlv.linux.registers import MACHINE
-from safedlv.linux.tracing import PTRACE_CONT, PTRACE_EVENT_STOP, PTRACE_SEIZE, WALL, die_signal, ptrace
+from safedlv.linux.tracing import PTRACE_CONT, PTRACE_EVENT_STOP, PTRACE_SEIZE, WALL, die_signal, event_message, ptrace
 from safedlv.session.bystander import ended
 from safedlv.session.rescue import is_gone, listed, needs_rescue, rescue, rescue_late, tracers_of
 
@@ -124,14 +124,14 @@ class Guard:
 
     def run(self) -> None:
         """Watch over dlv until it has ended. Raises OSError when that is refused."""
-        pause = SAMPLE
+        pause, died = SAMPLE, True
         while not ended(self.pidfd, pause):
             tid = self._tracer()
             if tid and self._seize(tid):
                 _say(self.tell, ON)
-                self._follow(tid)
+                died = self._follow(tid)
             pause = min(pause * 1.01, LOOKS_EVERY)  # to begin with often: it attaches when it has started
-        self._rescued(lambda: rescue_late(self.target) if needs_rescue(self.target) else "")
+        self._rescued(lambda: rescue_late(self.target) if needs_rescue(self.target, died=died) else "")
 
     def _tracer(self) -> int:
         """The thread of dlv that traces the target; 0 while there is none."""
@@ -144,17 +144,23 @@ class Guard:
             return False
         return True
 
-    def _follow(self, tid: int) -> None:
-        """Pass on the stops of a seized thread until it has ended."""
+    def _follow(self, tid: int) -> bool:
+        """Pass on the stops of a seized thread until it has ended; whether a signal killed it.
+
+        dlv killed just after it has let go may have left a stop: it looks for one 50 ms later, and ends it
+        (pkg/proc/native/proc_linux.go: detach).
+        """
+        killed = False
         while True:
             try:
                 _, status = os.waitpid(tid, WALL)
             except ChildProcessError:
-                return
+                return killed
             if not os.WIFSTOPPED(status):
-                return
+                return killed
             number, event = os.WSTOPSIG(status), status >> 16
-            if event == PTRACE_EVENT_EXIT:  # does it hold the target, then dlv is dying and has not let go
+            if event == PTRACE_EVENT_EXIT:
+                killed = _is_killed(tid)
                 self._rescued(lambda: rescue(self.target, tid, lambda: _go_on(tid, PTRACE_CONT)))
             elif event == PTRACE_EVENT_STOP and number in _STOPPING:
                 _go_on(tid, PTRACE_LISTEN)
@@ -162,6 +168,7 @@ class Guard:
                 _go_on(tid, PTRACE_CONT, 0 if event else number)
 
     def _rescued(self, make: Callable[[], str]) -> None:
+        """Bring the target home, and say so where there was something to do."""
         try:
             done = make()
         except OSError as error:
@@ -170,6 +177,14 @@ class Guard:
         else:
             if done:
                 _say(self.tell, SAVED, done)
+
+
+def _is_killed(tid: int) -> bool:
+    """Whether a thread that stands at its exit ends by a signal."""
+    try:
+        return os.WIFSIGNALED(event_message(tid))
+    except ProcessLookupError:
+        return True
 
 
 def watches(guard: int, dlv: int, target: Target) -> bool:

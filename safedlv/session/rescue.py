@@ -13,7 +13,7 @@ Theory of operation. The guard calls :func:`rescue` while the thread that traces
 5. the stop ends (by a SIGCONT that the program does not see), traps that the debugger had queued are dropped, and every
    thread is let go, which ends a single step as well (kernel/ptrace.c: ptrace_disable).
 
-A target that was stopped before the session stays stopped.
+A target that was stopped before the session is stopped again.
 """
 
 from __future__ import annotations
@@ -78,25 +78,30 @@ def hold_on_to(pid: int) -> Target:
 def rescue(target: Target, tracer: int, let_go: Callable[[], None]) -> str:
     """Bring it home; ``let_go`` lets the dying ``tracer`` (a thread) end. What was done, in words for people.
 
-    Does nothing but let go where that thread does not hold the target (any more). Raises OSError where the target
-    cannot be stopped, read or traced; the tracer is let go in any case.
+    Does nothing but let go where that thread does not hold the target (any more): then it is empty. Raises OSError
+    where the target cannot be stopped, read or traced; the tracer is let go in any case.
     """
     if MACHINE is None or tracer not in tracers_of(target):
         let_go()
         return ""
+    restored: dict[int, bytes] = {}
     try:
         _stop(target)
-        restored = _restore(target)
+        with suppress(OSError):  # where only its tracer may write, it is done when that is us
+            restored = _restore(target)
     finally:
         let_go()
     return _bring_home(target, MACHINE, restored)
 
 
-def needs_rescue(target: Target) -> bool:
-    """Whether a debugger that is gone has left something in it: a breakpoint, or a stop. Raises OSError."""
+def needs_rescue(target: Target, *, died: bool) -> bool:
+    """Whether a debugger that is gone has left a breakpoint in it, or, if it ``died`` before it let go, a stop.
+
+    Raises OSError.
+    """
     if MACHINE is None or state_of(target.procdir) in (b"Z", b"X", b"") or tracers_of(target):
         return False
-    if state_of(target.procdir) == b"T" and not target.stopped:
+    if died and state_of(target.procdir) == b"T" and not target.stopped:
         return True
     return bool(written(target.procdir, MACHINE.breakpoint).keys() - target.before)
 
@@ -123,10 +128,9 @@ def _bring_home(target: Target, machine: Machine, restored: dict[int, bytes]) ->
         _wait_while(lambda: bool(tracers_of(target)))
         threads.seize()
         threads.put_right()
-    finally:
-        if not target.stopped:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(target.pidfd, signal.SIGCONT)
+    finally:  # also where that failed: it takes every SIGSTOP of ours with it
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(target.pidfd, signal.SIGCONT)
     threads.let_go()
     return f"{len(restored)} breakpoints taken out of its text, {threads.moved} of {len(threads.held)} threads put back"
 
@@ -266,13 +270,15 @@ class _Threads:
         deadline = time.monotonic() + WITHIN
         while (tid := next(self._with_pending(), 0)) and time.monotonic() < deadline:
             self._drain(tid, deadline)
+        if self.target.stopped:
+            signal.pidfd_send_signal(self.target.pidfd, signal.SIGSTOP)
         for tid in self.held:
             with suppress(ProcessLookupError):
                 ptrace(PTRACE_DETACH, tid)
 
     def _with_pending(self) -> Iterator[int]:
         """Threads that can take a signal which is not the program's own: SIGTRAP, and our SIGCONT."""
-        unwanted = _bit(signal.SIGTRAP) | (0 if self.target.stopped else _bit(signal.SIGCONT))
+        unwanted = _bit(signal.SIGTRAP) | _bit(signal.SIGCONT)
         for tid in sorted(self.held):
             status = _status(self.target.procdir, f"task/{tid}/status")
             pending = int(status.get(b"SigPnd", b"0"), 16) | int(status.get(b"ShdPnd", b"0"), 16)

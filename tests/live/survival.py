@@ -49,15 +49,15 @@ class Worker:
         self.said.close()
 
 
-def survives(worker: Worker) -> str:
-    """Empty when it runs on, gives right results, is untraced and not stopped, and its text is the file's."""
+def survives(worker: Worker, *, intact: bool = True) -> str:
+    """Empty when it runs on, gives right results, is untraced, not stopped, and (``intact``) its text is the file's."""
     deadline, harm = time.monotonic() + SETTLED_WITHIN, "it was not looked at"
     before = worker.results() or (0, 0)
     while harm and time.monotonic() < deadline:
         if worker.process.poll() is not None:
             return f"it died of {worker.process.returncode}"
         now = worker.results() or (0, 0)
-        harm = harmed(worker.pid) or changed_text(worker)
+        harm = harmed(worker.pid) or (changed_text(worker) if intact else "")
         if not harm and now[0] < before[0] + 20:
             harm = "it gives no results"
         time.sleep(0.01)
@@ -229,6 +229,8 @@ def trial(
     worker: Worker,
     session: Callable[[Worker], contextlib.AbstractContextManager[subprocess.Popen[str]]],
     moments: random.Random,
+    *,
+    intact: bool = True,
 ) -> str:
     """One trial; empty when the target survived it, else what became of it."""
     with session(worker) as process:
@@ -240,7 +242,7 @@ def trial(
                 client.call("GetVersion")
             row.act(client, moments)
             row.kill(process)
-            return survives(worker)
+            return survives(worker, intact=intact)
         finally:
             if client is not None:
                 client.close()

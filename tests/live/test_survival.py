@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.clients import JsonRpc
 from tests.live import survival
 from tests.live.survival import ROWS, Row, Worker, trial
-from tests.support import ROOT, build_go, count
+from tests.support import ROOT, assert_unharmed, build_go, count, status, wait_until
 
 PROGRAM = Path(__file__).parent / "programs" / "worker"
+HOT = next(row for row in ROWS if "conditional" in row.name)
 TABLE = ROOT / ".cache" / "survival.md"
 
 
@@ -55,3 +59,56 @@ def test_survival(newest_dlv: str, programs: dict[str, Path], row: Row, kind: st
     with TABLE.open("a", encoding="utf-8") as file:
         file.write(f"| {row.name}; {kind} | {figures[0]} | {figures[1]} |\n")
     assert not failures, f"{len(failures)} of {trials} did not survive; the first: {failures[0]}"
+
+
+def test_what_others_wrote_stays(newest_dlv: str, programs: dict[str, Path]) -> None:
+    """A breakpoint that was there before the session is somebody else's: it is not taken out with dlv's."""
+    worker = Worker(programs["static"])
+    try:
+        address = address_of(programs["static"], "main.never")
+        write(worker.pid, address, b"\xcc")
+        said = trial(HOT, worker, survival.guarded, random.Random(1), intact=False)
+        assert not said
+        assert read(worker.pid, address, 1) == b"\xcc"
+        write(worker.pid, address, b"\x90")
+        assert survival.changed_text(worker)  # so the comparison with the file sees one byte
+    finally:
+        worker.close()
+
+
+def test_a_stopped_target_stays_stopped(newest_dlv: str, programs: dict[str, Path]) -> None:
+    """By job control before the session, and by dlv's death in it."""
+    worker = Worker(programs["static"])
+    try:
+        os.kill(worker.pid, signal.SIGSTOP)
+        wait_until(lambda: status(worker.pid, "State").startswith("T"), "it is stopped")
+        with survival.guarded(worker) as process:
+            assert process.stdout is not None
+            client = JsonRpc(process.stdout.readline().partition(": ")[2].strip())
+            client.call("GetVersion")
+            os.kill(survival.delve_of(process), signal.SIGKILL)
+            process.wait(30)
+            client.close()
+        assert_unharmed(worker.pid, stopped=True)
+        assert not survival.changed_text(worker)
+        os.kill(worker.pid, signal.SIGCONT)
+        assert not survival.survives(worker)
+    finally:
+        worker.close()
+
+
+def address_of(program: Path, function: str) -> int:
+    listed = subprocess.run(["go", "tool", "nm", str(program)], capture_output=True, text=True, check=True).stdout
+    return next(int(line.split()[0], 16) for line in listed.splitlines() if line.split()[-1] == function)
+
+
+def write(pid: int, address: int, data: bytes) -> None:
+    with open(f"/proc/{pid}/mem", "r+b", buffering=0) as mem:
+        mem.seek(address)
+        mem.write(data)
+
+
+def read(pid: int, address: int, size: int) -> bytes:
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
+        mem.seek(address)
+        return mem.read(size)
