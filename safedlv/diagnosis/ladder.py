@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from safedlv.diagnosis.access_rules import ALLOWS, REFUSES, Ruling
 from safedlv.diagnosis.evidence import Evidence
 from safedlv.diagnosis.refusals import cleared, refused_by_filter
@@ -17,7 +19,7 @@ def ladder(e: Evidence, causes: tuple[Cause, ...]) -> tuple[Rung, ...]:
     failed = e.attempt.failed if e.attempt else None
     if failed is None or failed.step != "attach":
         return ()
-    proved = {cause.id for cause in causes}
+    proved = {cause.id: cause.summary for cause in causes}
     if "ptrace-unsupported" in proved:
         return ()  # no layer was asked
     rungs: list[Rung] = []
@@ -25,12 +27,13 @@ def ladder(e: Evidence, causes: tuple[Cause, ...]) -> tuple[Rung, ...]:
     for ruling in e.rulings:
         if ruling.stops_attach:
             answer = _answer(e, ruling, proved)
-            rungs.append(Rung(ruling.id, _mark(answer, reached=reached), ruling.told if answer != ALLOWS else ""))
+            why = proved.get(ruling.id, ruling.told) if answer != ALLOWS else ""
+            rungs.append(Rung(ruling.id, _mark(answer, reached=reached), why))
             reached = reached and answer != REFUSES
     return tuple(rungs)
 
 
-def _answer(e: Evidence, ruling: Ruling, proved: set[str]) -> str:
+def _answer(e: Evidence, ruling: Ruling, proved: Mapping[str, str]) -> str:
     """The rule's answer, or what an experiment found out about that layer."""
     if ruling.id == "seccomp":
         return REFUSES if "attach" in dict(refused_by_filter(e)) else ALLOWS if _filters_are_known(e) else ruling.answer
