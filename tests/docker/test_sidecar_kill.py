@@ -19,12 +19,13 @@ from safedlv.runtimes.docker import Engine as Docker
 from safedlv.sibling.sweep import sweep
 from tests.clients import JsonRpc
 from tests.docker.conftest import Engine
-from tests.docker.sidecars import SERVER, Beside, Box, line_of, sidecars
+from tests.docker.sidecars import SCRATCH, SERVER, Beside, Box, line_of, sidecars
 from tests.support import SAFEDLV, assert_unharmed, count, our_directories, our_processes, require, status, wait_until
 
 SOURCE = SERVER / "main.go"
 LINE = line_of(SOURCE, "text := fmt.Sprintf")
 MakeBox = Callable[..., Box]
+KILLED = 128 + signal.SIGKILL
 STARTS = 0.6  # seconds, about, from the command to a dlv that has attached
 
 
@@ -148,3 +149,32 @@ def test_a_live_session_is_not_swept(make_box: MakeBox, docker_engine: Engine, n
 
 
 SWEEP = "from safedlv.runtimes.docker import Engine; from safedlv.sibling.sweep import sweep; print(sweep(Engine()))"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("user", ["0", "1000"])
+def test_kill_of_dlv(make_box: MakeBox, newest_dlv: str, user: str) -> None:
+    """In its sidecar, with a breakpoint that is hit: the guard brings the target home, and all of ours goes."""
+    moments = random.Random(f"dlv {user}")
+    box = make_box(SCRATCH, None, "--user", user)
+    for _ in range(count(30)):
+        session = Beside(f"docker:{box.name}")
+        client = session.client()
+        client.call("CreateBreakpoint", Breakpoint={"file": str(SOURCE), "line": LINE})
+        client.send("Command", name="continue")
+        visitor = box.visit()
+        time.sleep(moments.uniform(0, 0.2))  # the moment, not a hope
+        os.kill(tracer_of(box.pid), signal.SIGKILL)
+        code, _, err = session.end()
+        client.close()
+        assert code == KILLED
+        assert "its target was brought home and runs on" in err
+        visitor.join()
+        box.assert_left_alone()
+
+
+def tracer_of(pid: int) -> int:
+    """The process whose thread traces ``pid``."""
+    tid = wait_until(lambda: int(status(pid, "TracerPid")), "dlv has attached")
+    return int(status(tid, "Tgid"))
