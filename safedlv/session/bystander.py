@@ -55,23 +55,24 @@ class Bystander:
         self.dlv, self.pidfd, self.target, self.voice = dlv, pidfd, target, voice
         self.number = FIRST_ID
 
-    def stand_still(self) -> None:
+    def stand_still(self, within: float) -> bool:
         """Halt the target if it runs, and continue it as often as it takes for no SIGTRAP to be queued on it.
 
-        Returns when that is so, when dlv holds it no more, or after 15 s.
+        Whether that is so after at most ``within`` seconds; it is also when dlv holds the target no more.
         """
-        deadline = time.monotonic() + GIVES_UP_AFTER
+        deadline = time.monotonic() + within
         told, orders = 0.0, cycle(self._orders())
         while time.monotonic() < deadline and not ended(self.pidfd, 0) and traces(self.dlv, self.target):
             stands = self.stands()
             if stands and not self.trap_is_queued():
-                return
+                return True
             if stands:
                 self.tell("continue")
                 self._wait_while(self.trap_is_queued)
             elif time.monotonic() - told > (OBEYS_SOON if self._is_dap() else OBEYS_WITHIN):
                 self.tell(next(orders))
                 told = time.monotonic()
+        return ended(self.pidfd, 0) or not traces(self.dlv, self.target)
 
     def _is_dap(self) -> bool:
         return self.voice is not None and self.voice[1] == b"C"

@@ -23,7 +23,7 @@ from safedlv.linux.descriptors import keep_open
 from safedlv.linux.registers import MACHINE
 from safedlv.linux.tracing import PTRACE_CONT, PTRACE_EVENT_STOP, PTRACE_SEIZE, WALL, die_signal, event_message, ptrace
 from safedlv.session.bystander import ended
-from safedlv.session.rescue import is_gone, listed, needs_rescue, rescue, rescue_late, tracers_of
+from safedlv.session.rescue import hold_on_to, is_gone, listed, needs_rescue, rescue, rescue_late, tracers_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +41,54 @@ LOOKS_EVERY: Final = 0.1
 """Seconds between two looks: at first, and at most."""
 ON, OFF, SAVED, LOST = b"on", b"off", b"saved", b"lost"
 """What the guard says, the first word of a line: it watches; it cannot, and why; dlv died, and what was done then."""
+
+
+class Guarding:
+    """The keeper's hold on the guard: started when dlv and its target are known, and again when it is killed."""
+
+    def __init__(self, tell: int, target: int) -> None:
+        self.tell = tell
+        self.target: Target | None = None
+        self.pid = 0
+        self.pidfd = -1
+        self.off = False
+        if target:
+            self.look_at(target)
+
+    def look_at(self, target: int) -> None:
+        """Take note of the target as it is before dlv comes; 0: of none. A guard for another one ends."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+        self.target = None
+        with suppress(OSError):  # it is gone, or is not ours to read: dlv will not attach either
+            self.target = hold_on_to(target) if target else None
+
+    def keep_up(self, lifeline: socket.socket, dlv: int, dlv_pidfd: int) -> None:
+        """See to it that dlv is guarded, until something comes on the lifeline."""
+        while not self.off and self.target is not None and dlv_pidfd != -1:
+            if not self.pid:
+                self.pid = start(dlv, self.target, self.tell)
+                self.pidfd = os.pidfd_open(self.pid)
+            poll = select.poll()
+            poll.register(lifeline, select.POLLIN)
+            poll.register(self.pidfd, select.POLLIN)
+            if self.pidfd not in (fd for fd, _ in poll.poll()):
+                return
+            self.off = self.wait() == 0  # it has ended by itself: dlv has, or cannot be guarded
+
+    def watches(self, dlv: int) -> bool:
+        """Whether dlv is guarded at this moment."""
+        return bool(self.pid) and self.target is not None and _watches(self.pid, dlv, self.target)
+
+    def wait(self) -> int:
+        """Wait for the guard's end, which comes with dlv's; its exit code, negative when it was killed."""
+        if not self.pid:
+            return 0
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.pidfd)
+        self.pid = 0
+        return os.waitstatus_to_exitcode(status)
 
 
 def start(dlv: int, target: Target, tell: int) -> int:
@@ -187,7 +235,7 @@ def _is_killed(tid: int) -> bool:
         return True
 
 
-def watches(guard: int, dlv: int, target: Target) -> bool:
+def _watches(guard: int, dlv: int, target: Target) -> bool:
     """Whether that guard has seized the thread of dlv that traces the target, or dlv holds nothing yet."""
     tracers = tracers_of(target) & listed(dlv)
     return all(_tracer_of(tid) == guard for tid in tracers)

@@ -2,14 +2,15 @@
 
 It holds one end of a socket pair, the lifeline, on which it is told dlv's PID and given a copy of each connection to
 dlv, and it sees to it that dlv has a guard (guard.py), and another one when that is killed. When the lifeline ends
-(safedlv wants to leave, or was killed), and the target is at rest, it tells dlv to detach on a connection that it has:
-dlv clears its breakpoints, detaches and ends (service/rpccommon/server.go). Is dlv in the middle of something, it is
-killed, and the guard brings the target home: asked to detach in the middle of a command, plain dlv halts and detaches
-in one go, and often leaves its SIGTRAP queued, of which the target dies.
+(safedlv wants to leave, or was killed), it
 
-Where dlv cannot be guarded, the keeper waits until dlv has finished attaching (a signal would kill it before that, with
-breakpoints of its own in place), makes the target stand still (:class:`Bystander`), and then tells dlv to detach, or
-sends SIGTERM where it has no connection. At the end the container goes that dlv ran in, and the session's directory.
+1. waits until dlv has finished attaching: a signal would kill it before that, with breakpoints of its own in place;
+2. makes the target stand still (:class:`Bystander`), because plain dlv, when it is to detach in the middle of a
+   command, halts and detaches in one go, and often leaves its SIGTRAP queued: the target dies of it;
+3. tells dlv to detach, on a connection that it has: it clears its breakpoints, detaches and ends
+   (service/rpccommon/server.go). Where that takes too long (a breakpoint that is hit all the time), it kills dlv, and
+   the guard brings the target home; without a guard it waits longer, and sends SIGTERM where it has no connection;
+4. removes the container that dlv ran in, where it did, and the session's directory.
 
 Since it holds the connections too, dlv does not notice that safedlv was killed until all this is done.
 """
@@ -24,19 +25,20 @@ import socket
 import time
 
 from safedlv.linux.tracing import SIGCONT
-from safedlv.session import guard, rescue
-from safedlv.session.bystander import Bystander, ended, traces
+from safedlv.session.bystander import GIVES_UP_AFTER, Bystander, ended, traces
+from safedlv.session.guard import Guarding
 
 READY_WITHIN = 300.0  # seconds for dlv to read the debug information of a very large program
+POLITE_FOR = 1.0  # seconds for a guarded dlv to have the target at rest, before it is killed
 LEAVE_WITHIN = 20.0  # seconds for dlv to halt the target, clear breakpoints and detach
 GET_VERSION = b'{"method":"RPCServer.GetVersion","params":[{}],"id":0}\n'
 DLV, CONNECTION, CONTAINER, MADE, SOCKET = b"d", b"c", b"k", b"m", b"s"
 """What is said on the lifeline: dlv's PID; the first byte of a connection, with a copy of the connection; the name of
 the container that dlv will run in and, after a space, the path of its engine's socket, or nothing: there will be none
 after all; that the engine has made it; the path of a unix socket that safedlv is about to make for its clients."""
-TARGET, INTERRUPT = b"t", b"i"
-"""And: the target's PID, and after a space 1 when it was stopped by job control before, else 0; that the target is to
-be ended, as dlv ends one that it is attached to: with SIGINT."""
+TARGET, UNGUARDED, INTERRUPT = b"t", b"u", b"i"
+"""And: the target's PID, and after a space 1 when it was stopped by job control before, else 0; the same of one that is
+not to be guarded; that the target is to be ended, as dlv ends one that it is attached to: with SIGINT."""
 MOST_FDS = (1 << 31) - 1
 ENGINE_WITHIN = 30.0  # seconds for the engine to do one thing
 INSIDE = "session"
@@ -82,52 +84,6 @@ def start(
     raise AssertionError  # never reached
 
 
-class Guarding:
-    """The keeper's hold on the guard: started when dlv and its target are known, and again when it is killed."""
-
-    def __init__(self, tell: int, target: int) -> None:
-        self.tell = tell
-        self.target: rescue.Target | None = None
-        self.pid = 0
-        self.pidfd = -1
-        self.off = False
-        if target:
-            self.look_at(target)
-
-    def look_at(self, target: int) -> None:
-        """Take note of the target as it is before dlv comes."""
-        try:
-            self.target = rescue.hold_on_to(target)
-        except OSError:  # it is gone, or is not ours to read: dlv will not attach either
-            self.target = None
-
-    def keep_up(self, lifeline: socket.socket, dlv: int, dlv_pidfd: int) -> None:
-        """See to it that dlv is guarded, until something comes on the lifeline."""
-        while not self.off and self.target is not None and dlv_pidfd != -1:
-            if not self.pid:
-                self.pid = guard.start(dlv, self.target, self.tell)
-                self.pidfd = os.pidfd_open(self.pid)
-            poll = select.poll()
-            poll.register(lifeline, select.POLLIN)
-            poll.register(self.pidfd, select.POLLIN)
-            if self.pidfd not in (fd for fd, _ in poll.poll()):
-                return
-            self.off = self.wait() == 0  # it has ended by itself: dlv has, or cannot be guarded
-
-    def watches(self, dlv: int) -> bool:
-        """Whether dlv is guarded at this moment."""
-        return bool(self.pid) and self.target is not None and guard.watches(self.pid, dlv, self.target)
-
-    def wait(self) -> int:
-        """Wait for the guard's end, which comes with dlv's; its exit code, negative when it was killed."""
-        if not self.pid:
-            return 0
-        _, status = os.waitpid(self.pid, 0)
-        os.close(self.pidfd)
-        self.pid = 0
-        return os.waitstatus_to_exitcode(status)
-
-
 class Keeper:
     """What the keeper knows of its session."""
 
@@ -169,21 +125,21 @@ class Keeper:
                 self.made = True
             elif data.startswith(SOCKET):
                 self.socket_path = data[1:]
-            elif data.startswith(TARGET):
-                self._heard_of_target(data[1:])
+            elif data.startswith((TARGET, UNGUARDED)):
+                self._heard_of_target(data[1:], guarded=data.startswith(TARGET))
             elif data == INTERRUPT:
                 self.last_signal = signal.SIGINT
             elif fds:
                 self.connections.append((socket.socket(fileno=fds[0]), data[1:]))
         self.end()
 
-    def _heard_of_target(self, words: bytes) -> None:
+    def _heard_of_target(self, words: bytes, *, guarded: bool) -> None:
         self.target, stopped = (int(word) for word in words.split())
         self.last_signal = signal.SIGSTOP if stopped else 0
         with contextlib.suppress(OSError):
             self.target_pidfd = os.pidfd_open(self.target)
         if self.guard is not None:
-            self.guard.look_at(self.target)
+            self.guard.look_at(self.target if guarded else 0)
 
     def end(self) -> None:
         """End the session: dlv, its container, its directory."""
@@ -238,20 +194,18 @@ class Keeper:
         audit("removed", f"container {container}")
 
     def _end_dlv(self) -> None:
-        if self.guard is None or not self.guard.watches(self.dlv):
-            self._end_unguarded()
-            return
-        bystander = Bystander(self.dlv, self.pidfd, self.target, self._voice())
-        at_rest = bool(self.connections) and bystander.stands() and not bystander.trap_is_queued()
-        if at_rest and bystander.tell("detach") and ended(self.pidfd, LEAVE_WITHIN):
-            return
-        self._signal(signal.SIGKILL)  # in the middle of something: the guard brings the target home
-        ended(self.pidfd, LEAVE_WITHIN)
-
-    def _end_unguarded(self) -> None:
-        own = None if self.dap else self._until_ready()  # `dlv dap` takes requests one by one: none comes too early
+        guarded = self.guard is not None and self.guard.watches(self.dlv)
+        patience = POLITE_FOR if guarded else READY_WITHIN
+        own = None if self.dap else self._until_ready(patience)  # `dlv dap` takes requests one by one
         bystander = Bystander(self.dlv, self.pidfd, self.target, own or self._voice())
-        bystander.stand_still()
+        at_rest = bystander.stand_still(POLITE_FOR if guarded else GIVES_UP_AFTER)
+        if not guarded:
+            self._end_unguarded(bystander)
+        elif not (at_rest and bystander.tell("detach") and ended(self.pidfd, LEAVE_WITHIN)):
+            self._signal(signal.SIGKILL)  # the guard brings the target home
+            ended(self.pidfd, LEAVE_WITHIN)
+
+    def _end_unguarded(self, bystander: Bystander) -> None:
         # A request cannot come too early; a signal can, while dlv has finished attaching and not yet asked for it.
         if bystander.tell("detach") and ended(self.pidfd, LEAVE_WITHIN):
             return
@@ -282,12 +236,12 @@ class Keeper:
         """The connection of dlv's client."""
         return self.connections[-1] if self.connections else None
 
-    def _until_ready(self) -> tuple[socket.socket, bytes] | None:
+    def _until_ready(self, within: float) -> tuple[socket.socket, bytes] | None:
         """Wait until dlv answers a request or has taken its only client: both come when it has finished attaching.
 
         Returns a connection of our own when it is that which dlv answers.
         """
-        deadline = time.monotonic() + READY_WITHIN
+        deadline = time.monotonic() + within
         while time.monotonic() < deadline and not ended(self.pidfd, 0):
             connection = self._connect()
             if connection is not None:
