@@ -1,1 +1,1 @@
-"""A debugger beside the target, or in its place: sibling containers (not there yet)."""
+"""A debugger beside the target, or in its place: sibling containers."""
