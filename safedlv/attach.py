@@ -35,6 +35,7 @@ def attach(words: list[str]) -> int:
     if delegate.would_refuse(line):
         return delegate.become(dlv, command_line.words_for_dlv(words))
 
+    _check_observers(line)
     log = open_log(line)  # first of all: a descriptor that the user names must not become one of ours
     listener = None
     if line.text("waitfor"):  # dlv listens, and says so, before it waits
@@ -78,6 +79,13 @@ def _way(line: CommandLine) -> str:
     if via not in (DIRECT, SIDECAR, CLONE):
         raise SafedlvError(f"there is no way called {printable(via)}", "--via direct, --via sidecar or --via clone")
     return via
+
+
+def _check_observers(line: CommandLine) -> None:
+    if line.on("observers") and not (line.on("headless") and line.on("accept-multiclient")):
+        raise SafedlvError("--observers is for several clients", "add --headless --accept-multiclient")
+    if line.on("observers") and line.on("no-proxy"):
+        raise SafedlvError("--observers cannot be had with --no-proxy: plain dlv knows no observers")
 
 
 def _the_target(line: CommandLine) -> Found:
@@ -176,8 +184,34 @@ def _session(dlv: str, line: CommandLine, found: Found, listener: Listener | Non
         delegate.become(dlv, [*line.handed_on(()), str(found.pid), *line.args[1:]])
     from safedlv.session import launch
 
+    if line.on("check-go-version", default=True):
+        _check_go_version(dlv, found, listener)
     launch.hold_signals()
     return serve(launch.start(dlv, delegate.version_of(dlv), line, found, listener), dlv, line, listener, log)
+
+
+def _check_go_version(dlv: str, found: Found, listener: Listener | None) -> None:
+    """Refuse, as dlv exec does, a dlv that is too old for the target's Go, or too new: on attach dlv forgets to.
+
+    Raises SafedlvError.
+    """
+    from safedlv.facts.go_range import surely_unsupported
+    from safedlv.wrappers import build_info
+
+    try:
+        info = build_info(found.procdir)
+    except OSError:  # not ours to read: dlv sees to the rest
+        return
+    if info is None or not surely_unsupported(dlv, info.go_version):
+        return
+    from safedlv.sibling.needs import require_supported_go
+
+    try:
+        require_supported_go(dlv, found)
+    except SafedlvError:
+        if listener is not None:
+            listener.close()
+        raise
 
 
 def serve(delve: Delve, dlv: str, line: CommandLine, listener: Listener | None, log: int) -> int:
@@ -197,6 +231,7 @@ def serve(delve: Delve, dlv: str, line: CommandLine, listener: Listener | None, 
             multi=line.on("accept-multiclient"),
             check_user=line.on("only-same-user", default=True),
             log=log,
+            observers=line.on("observers"),
         )
         return relay.run()
     finally:

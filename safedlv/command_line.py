@@ -42,6 +42,7 @@ OWN_FLAGS = {
     "via": "string",
     "toolbox-image": "string",
     "guard": "string",
+    "observers": "bool",
     "debug": "bool",
 }
 DAP_FLAGS = {

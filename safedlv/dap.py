@@ -30,7 +30,7 @@ safedlv adds:
       --probe-timeout float    Seconds for the target to stop when it is probed (default 0.5)
       --debug                  Show tracebacks of safedlv's own failures
 In an attach request, processId may also be "name:PATTERN", "docker:NAME" or "docker:NAME/PID", and
-"safedlv": {"via": "never, ask or sidecar"} says how else to reach a target to which a plain attach is refused.
+"safedlv": {"via": "never, ask, sidecar or clone"} says how else to reach a target to which a plain attach is refused.
 """
 
 

@@ -5,13 +5,15 @@ arguments -> target -> probe -> (refused: a dialog, the report in the console)  
 
 from __future__ import annotations
 
+import contextlib
 import os
-import subprocess
 
 from safedlv import target, wrappers
+from safedlv.dap_settings import ASK, CLONE, NEVER, OWN, SIDECAR, Settings, read_settings
 from safedlv.errors import SafedlvError, printable
+from safedlv.facts.go_range import surely_unsupported
 from safedlv.probe import runner
-from safedlv.session.dap_decision import Elsewhere, Local, Refused
+from safedlv.session.dap_decision import Elsewhere, Local, Refused, Waiting
 from safedlv.session.dap_messages import argument, without
 from safedlv.session.launch import number_of
 
@@ -22,16 +24,12 @@ if TYPE_CHECKING:
 
     from safedlv.command_line import CommandLine
     from safedlv.model import Diagnosis
+    from safedlv.session.dap_decision import Decision
     from safedlv.target import Found
 
-OWN = "safedlv"
-"""The argument that holds ours; dlv does not get it."""
-NEVER, ASK, SIDECAR, CLONE = "never", "ask", "sidecar", "clone"
-WAYS = (NEVER, ASK, SIDECAR, CLONE)
-KEYS = ("via", "target")
-NOT_YET = ("guard", "maxPause", "onDisconnect", "tracer")
 STOP_WITHIN = 0.5
 """Seconds for the target to stop when it is probed: an editor is to have its answer within one."""
+LOOKS_EVERY = 1.0  # milliseconds, for a process to come (service/dap/server.go: onAttachRequest)
 GUESSES_SINCE = (1, 24)  # service/dap/types.go: GuessSubstitutePath
 GUESS_WITHIN = 5.0  # seconds for `go list` to name the modules of the workspace
 
@@ -41,18 +39,16 @@ class Attaching:
 
     def __init__(self, dlv: str, line: CommandLine, arguments: dict[str, Any], console: Callable[[str], None]) -> None:
         self.dlv, self.line, self.console = dlv, line, console
-        self.arguments = arguments
-        self.via = ""
+        self.arguments = self.as_they_came = arguments
+        self.settings = Settings({})
 
-    def decide(self) -> Local | Elsewhere | Refused:
+    def decide(self) -> Decision:
         """What becomes of it. Every failure of ours is a refusal with its sentence."""
-        found = None
+        return self._in_sentences(self._asked_for)
+
+    def _in_sentences(self, decide: Callable[[], Decision]) -> Decision:
         try:
-            named = self._settings()
-            if named is None:
-                return self._as_dlv_does()
-            found = self._go_process(target.resolve(str(named).strip()))
-            return self._through(found)
+            return decide()
         except target.NoSuchProcessError as error:
             from safedlv.judgement import judge_nothing
 
@@ -63,33 +59,39 @@ class Attaching:
             if self.line.on("debug"):
                 raise
             return Refused(f"internal error of safedlv: {type(error).__name__}: {printable(str(error))}")
-        finally:
-            if found is not None:
-                found.close()
 
     # ------------------------------------------------------------ what is asked for
 
-    def _settings(self) -> object | None:
-        """Read our own settings; whom the request names, None where that is for dlv to judge."""
-        own = argument(self.arguments, OWN)
-        if own is not None and not isinstance(own, dict):
-            raise SafedlvError('"safedlv" in the launch configuration is no object', 'write "safedlv": {"via": "ask"}')
-        for key in own or {}:
-            if key in NOT_YET:
-                raise SafedlvError(f'"safedlv": {{"{key}": ...}} is not there yet', "leave it out")
-            if key not in KEYS:
-                raise SafedlvError(f'there is no "safedlv": {{"{printable(key, 40)}": ...}}', f"there is {_or(KEYS)}")
-        self.via = (own or {}).get("via", "")
-        if self.via and self.via not in WAYS:
-            raise SafedlvError(f'"via" is {printable(str(self.via), 40)!r}', f"it may be {_or(WAYS)}")
-        named = (own or {}).get("target") or argument(self.arguments, "processId")
-        if not named and not argument(self.arguments, "waitFor"):
+    def _asked_for(self) -> Decision:
+        self.settings = read_settings(self.arguments)
+        given, awaited, backend = (argument(self.arguments, name) for name in ("processId", "waitFor", "backend"))
+        named = self.settings.target or given
+        if isinstance(awaited, str) and awaited and not named:
+            return self._wait_for(awaited)
+        if not named and not awaited:
             raise SafedlvError("no process is named", _what_there_is())
-        known = isinstance(named, (int, str)) and not isinstance(named, bool)
-        return named if known and not argument(self.arguments, "waitFor") else None
+        known = isinstance(named, int | str) and not isinstance(named, bool)
+        if not known or awaited or backend not in (None, "", "default", "native"):
+            return Local(0, stopped=False, arguments=self._for_dlv(None))  # dlv says what is wrong with it
+        if isinstance(named, int) and named < 0:
+            raise SafedlvError(f"invalid process ID: {named}")  # as dlv says it
+        return self._attach_to(target.resolve(str(named).strip()))
 
-    def _as_dlv_does(self) -> Local:
-        return Local(0, stopped=False, arguments=self._for_dlv(None))
+    def _wait_for(self, prefix: str) -> Waiting:
+        from safedlv.waitfor import Waiter
+
+        def go_on(pid: int) -> Decision:
+            self.arguments = {**without(self.arguments, "waitFor"), "processId": pid}
+            return self._in_sentences(lambda: self._attach_to(target.find(pid)))
+
+        return Waiting(Waiter(prefix, LOOKS_EVERY), go_on)
+
+    def _attach_to(self, found: Found) -> Decision:
+        found = self._go_process(found)
+        try:
+            return self._through(found)
+        finally:
+            found.close()
 
     def _for_dlv(self, pid: int | None) -> dict[str, Any] | None:
         """The arguments with what is ours put into dlv's terms; None when they are as they should be."""
@@ -97,7 +99,7 @@ class Attaching:
         kept = without(self.arguments, OWN)
         if pid is not None and given != pid:
             kept = {**without(kept, "processId"), "processId": pid}
-        return None if kept == self.arguments else kept
+        return None if kept == self.as_they_came else kept
 
     def _go_process(self, found: Found) -> Found:
         """The target, or where it is a wrapper and just one Go program runs behind it, that."""
@@ -117,17 +119,32 @@ class Attaching:
     # ------------------------------------------------------------ which way
 
     def _through(self, found: Found) -> Local | Elsewhere | Refused:
-        if self.via == SIDECAR:
+        if self.settings.via == SIDECAR:
             return self._beside(found)
-        if self.via == CLONE:
+        if self.settings.via == CLONE:
             return self._in_a_copy(found)
         attempt = self._probe(found)
         if attempt is None or runner.refused(attempt):
             return self._explain(found, attempt)
+        self._check_go_version(found)
         arguments = self._for_dlv(found.pid)
         if found.container:
             arguments = self._with_sources(arguments or self.arguments, found)
-        return Local(found.pid, stopped=found.before.stopped, arguments=arguments)
+        return Local(found.pid, stopped=found.before.stopped, arguments=arguments, guarded=self.settings.guarded)
+
+    def _check_go_version(self, found: Found) -> None:
+        """Refuse a target that dlv does not support, as dlv itself does it for what it launches.
+
+        A dlv whose file does not tell is not asked: that takes half a second.
+        """
+        if not self.line.on("check-go-version", default=True):
+            return
+        with contextlib.suppress(OSError):  # the program cannot be opened
+            info = wrappers.build_info(found.procdir)
+            if info is not None and surely_unsupported(self.dlv, info.go_version):
+                from safedlv.sibling.needs import require_supported_go
+
+                require_supported_go(self.dlv, found)
 
     def _probe(self, found: Found) -> runner.RawAttempt | None:
         """None when the target is not to be touched: it could not be left as it was, or is ourselves."""
@@ -142,9 +159,15 @@ class Attaching:
 
         diagnosis = judge_attempt(found, attempt)
         offered = {way.via for way in ways(diagnosis)}
-        if SIDECAR not in offered or self.via == NEVER:
+        if self.settings.tracer:
+            diagnosis = self._from_there(found)
+            if diagnosis.verdict in ("ok", "degraded"):
+                return Refused(
+                    f"refused from here, and not from {printable(self.settings.tracer, 40)}: an attach from there works"
+                )
+        if SIDECAR not in offered or self.settings.via == NEVER:
             return self._refused(diagnosis)
-        if self.via != ASK:
+        if self.settings.via != ASK:
             return self._refused(diagnosis, f'or at once: "{OWN}": {{"via": "{SIDECAR}"}} in the launch configuration')
         from safedlv.sibling import asked
 
@@ -155,6 +178,19 @@ class Attaching:
         return self._refused(
             diagnosis, f"or start again within {asked.SECONDS} s: dlv then runs in a container beside the target's"
         )
+
+    def _from_there(self, found: Found) -> Diagnosis:
+        """What the same attach meets in the place that the settings name, as ``doctor --tracer`` tries it."""
+        from safedlv.inquiry import diagnose_from, probe_from_here
+        from safedlv.probe.changes import HELD_AT_MOST_US
+        from safedlv.standpoint import context_of
+
+        who, within = self.settings.tracer, self.line.number("probe-timeout", STOP_WITHIN)
+        context = context_of(who, found)
+        if context is None:
+            return probe_from_here(within, found)
+        with context:
+            return diagnose_from(context, who, found, within, HELD_AT_MOST_US)
 
     def _refused(self, diagnosis: Diagnosis, hint: str = "") -> Refused:
         from safedlv.report.dialog import dialog
@@ -177,21 +213,34 @@ class Attaching:
             f"{', '.join(name.upper() for name in prepared.plan.capabilities) or 'no capability'}; it is removed when "
             "the session ends, and the target is left as it is"
         )
-        remote = {**without(self._for_dlv(None) or self.arguments, "processId", "mode"), "mode": "remote"}
-        return Elsewhere(delve, found.pid, self._with_sources(remote, found) or remote)
+        return Elsewhere(delve, found.pid, self._for_remote(found))
 
     def _in_a_copy(self, found: Found) -> Elsewhere:
-        """The seam for sessions in a copy of the target's container."""
-        raise SafedlvError(
-            f'"via": "{CLONE}" is not there yet for editors', 'take "via": "sidecar", or safedlv attach --via clone'
+        """A session in a copy of the target's container. It attaches to the Go program there as soon as that runs."""
+        from safedlv.dap_copy import CopysSession
+
+        container = found.container or _container_of(found.pid)
+        self.console(
+            f"safedlv: a copy of container {printable(container)} is made, and the program in there is debugged; the "
+            f"copy is removed when the session ends, and {printable(container)} runs on as it is"
         )
+        delve = CopysSession([*self._words_for_attach(), f"docker:{container}"])
+        return Elsewhere(delve, 0, self._for_remote(found))
+
+    def _for_remote(self, found: Found) -> dict[str, Any]:
+        """The arguments for a dlv that attaches by itself."""
+        remote = {**without(self._for_dlv(None) or self.arguments, "processId", "mode"), "mode": "remote"}
+        return self._with_sources(remote, found) or remote
+
+    def _words_for_attach(self) -> list[str]:
+        ours = ("listen", "client-addr", "log-dest", "headless", "accept-multiclient", "init", "backend")
+        guard = [] if self.settings.guarded else ["--guard=off"]
+        return [*self.line.handed_on((*ours, "only-same-user")), *guard]
 
     def _line_for_attach(self, found: Found) -> CommandLine:
         from safedlv import command_line
 
-        without_ours = ("listen", "client-addr", "log-dest", "headless", "accept-multiclient", "init", "backend")
-        words = [*self.line.handed_on(without_ours), "--headless", str(found.pid)]
-        return command_line.parse(words)
+        return command_line.parse([*self._words_for_attach(), "--headless", str(found.pid)])
 
     def _with_sources(self, arguments: dict[str, Any], found: Found) -> dict[str, Any] | None:
         """The arguments, with what dlv needs to find the target's sources in the workspace where they are.
@@ -203,6 +252,7 @@ class Attaching:
         if rules or not self._is_in_workspace(found):
             return changed
         import json
+        import subprocess
 
         try:
             words = [self.dlv, "substitute-path-guess-helper"]
@@ -242,7 +292,3 @@ def _what_there_is() -> str:
     if not lines:
         return "no Go process is seen here that could be"
     return "\n".join(['write one of these as processId (or as "safedlv": {"target": ...}):', *lines])
-
-
-def _or(words: tuple[str, ...]) -> str:
-    return " or ".join((", ".join(words[:-1]), words[-1])) if len(words) > 1 else words[0]

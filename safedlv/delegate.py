@@ -23,6 +23,8 @@ safedlv adds:
                                clone: in a copy of the target's container, which goes at the end
       --toolbox-image string   The image that a sidecar runs, with dlv on its PATH (default: made from the local dlv)
       --guard string           on (the default): when dlv dies, the target is brought home; off: it may die too
+      --observers              With --accept-multiclient: one client drives; those that come while it is there may look
+                               at the program, and neither move nor change it
       --debug                  Show tracebacks of safedlv's own failures
 A target is a PID, name:PATTERN, docker:NAME or docker:NAME/PID.
 """

@@ -7,6 +7,7 @@
 #   tests/tools.sh test     the same, .cache/bin/dlv-1.20, and the Debian and npm packages that the tests use
 #
 # go and dlv: those on the PATH; else dlv by `go install`, where a module proxy is reachable; else the distribution's.
+# A newer Docker Engine and docker compose, of a later Debian, are unpacked in .cache/newer for the tests, not installed.
 # The tests with Yama and AppArmor need a virtual machine (tests/vm): its image is built in .cache/vm, in a minute.
 # Packages are installed as root or with sudo. What the tests use and cannot be installed is named, and not fatal.
 set -euo pipefail
@@ -17,6 +18,7 @@ PATH=$PATH:/usr/local/go/bin:${HOME:-/root}/go/bin:/usr/sbin:/sbin # sudo and cr
 DELVE=github.com/go-delve/delve/cmd/dlv
 OLDEST=1.20.2      # the oldest dlv that safedlv supports
 SWITCHES=21        # from 1.21 on, go fetches the tool chain that the newest dlv asks for; one before builds the oldest
+LATER=forky        # the Debian whose docker.io is 28
 OLDEST_GO=19       # of examples/server
 refreshed=
 
@@ -149,13 +151,19 @@ test_packages() {
         say "not installed: ${missing[*]} (needs root or sudo, and apt-get): tests with them will not run; see $log"
 }
 
-editor() { # the DAP client that tests/live/editor.cjs drives
-    [ ! -d "$PWD/.cache/editor/node_modules/@vscode/debugadapter-testsupport" ] || return 0
-    command -v npm >/dev/null || packages nodejs npm || true
-    mkdir -p "$PWD/.cache/editor"
-    cp tests/package.json "$PWD/.cache/editor/"
-    logged npm install --prefix "$PWD/.cache/editor" --no-audit --no-fund ||
+editor() { # the DAP client that tests/live/editor.cjs drives: two packages of npm's, in .cache/editor
+    local into=$PWD/.cache/editor
+    if command -v node >/dev/null && cmp -s tests/package.json "$into/package.json"; then return 0; fi
+    { command -v node && command -v npm; } >/dev/null || packages nodejs npm || true
+    mkdir -p "$into/making"
+    cp tests/package.json "$into/making/"
+    if logged timeout 300 npm install --prefix "$into/making" --ignore-scripts --no-audit --no-fund --prefer-offline; then
+        rm -rf "$into/node_modules"
+        mv "$into/making/node_modules" "$into/" && mv "$into/making/package.json" "$into/" # last: it says that all is there
+    else
         say "@vscode/debugadapter-testsupport could not be installed (npm): a test with it will not run; see $log"
+    fi
+    rm -rf "$into/making"
 }
 
 virtual_machine() {
@@ -179,11 +187,12 @@ engine) packages docker.io iptables ;;
 test)
     test_packages
     editor
+    newer_engine
     virtual_machine
     if find_go; then
         find_dlv || true
         find_old_dlv
     fi
     ;;
-*) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 2 ;;
+*) sed -n '2,12s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

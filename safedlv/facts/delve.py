@@ -7,12 +7,11 @@ Finding dlv, which every attach does, is in :mod:`.delve_path`.
 
 from __future__ import annotations
 
-import os
-import struct
 from typing import Final
 
-from safedlv.facts.delve_path import MODULE, delve_version_from_binary, find_delve
-from safedlv.facts.elf import Elf, MalformedElf, read_elf
+from safedlv.facts.delve_path import delve_version_from_binary, find_delve
+from safedlv.facts.elf import MalformedElf
+from safedlv.facts.go_range import is_within, parse_go_version, range_in_file
 from safedlv.facts.reading import MALFORMED, unknown
 from safedlv.model import Delve, Unknown
 
@@ -21,13 +20,6 @@ __all__ = ["delve_version_from_binary", "find_delve", "parse_go_version", "read_
 VERSION_DEADLINE: Final = 5.0
 EXPERIMENT_DEADLINE: Final = 10.0
 """Seconds; a headless dlv on itself answers in about half a second."""
-
-_SYMBOLS: Final = tuple(
-    f"{MODULE}/pkg/goversion.{end}SupportedVersionOfGo{part}" for end in ("Min", "Max") for part in ("Major", "Minor")
-)
-_MAX_NUMBER = 10_000
-_DEVELOPMENT = -1
-_RELEASE = 0
 
 Range = tuple[str, str]
 
@@ -53,37 +45,13 @@ def read_delve(path: str) -> Delve:
 
 
 def read_go_range(path: str) -> Range | Unknown:
-    """The oldest and the newest Go that this dlv supports, from the variables of its package goversion.
-
-    They are ordinary package variables (pkg/goversion/compat.go), initialised in .data and never written, so the file
-    holds their values wherever it still has a symbol table; Unknown STRIPPED where it has none.
-    """
+    """The oldest and the newest Go that this dlv supports, as its file tells; Unknown STRIPPED where it does not."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        return unknown(error, path)
-    try:
-        return _go_range(read_elf(fd), path)
+        return range_in_file(path) or Unknown("STRIPPED", f"{path} .symtab")
     except OSError as error:
         return unknown(error, path)
     except MalformedElf:
         return Unknown(MALFORMED, path)
-    finally:
-        os.close(fd)
-
-
-def _go_range(elf: Elf, path: str) -> Range | Unknown:
-    addresses = elf.symbol_addresses(_SYMBOLS)
-    if len(addresses) < len(_SYMBOLS):
-        return Unknown("STRIPPED", f"{path} .symtab")
-    layout = elf.order + ("q" if elf.bits == 64 else "i")  # Go's int
-    numbers = []
-    for name in _SYMBOLS:
-        (number,) = struct.unpack(layout, elf.read_address(addresses[name], struct.calcsize(layout)))
-        if not 0 <= number < _MAX_NUMBER:
-            raise MalformedElf(f"{name} is {number}")
-        numbers.append(number)
-    return f"{numbers[0]}.{numbers[1]}", f"{numbers[2]}.{numbers[3]}"
 
 
 def _range(answer: tuple[str, str]) -> Range | Unknown:
@@ -111,28 +79,5 @@ def supports(delve: Delve, go_version: str | Unknown | None) -> bool | Unknown:
     for end in (delve.min_go, delve.max_go):
         if isinstance(end, Unknown):
             return end
-    low, high = parse_go_version(str(delve.min_go)), parse_go_version(str(delve.max_go))
-    if low is None or high is None:
-        return Unknown(MALFORMED, f"supported Go of {delve.path}")
-    return low <= number < (high[0], high[1] + 1, _RELEASE)
-
-
-def parse_go_version(text: str) -> tuple[int, int, int] | None:
-    """Major, minor, and 0, or -1 for a development version; None for what names no release.
-
-    Takes ``go1.26.8``, ``1.26``, ``go1.27rc1``, ``go1.26.8-custom X:boringcrypto``, ``devel go1.28-abc Tue``,
-    ``go1.28-devel_abc`` (pkg/goversion/go_version.go of Delve).
-    """
-    words = text.split()
-    development = words[:1] == ["devel"]
-    version = "".join(words[development : development + 1]).removeprefix("go")
-    major, _, rest = version.partition(".")
-    minor = rest[: len(rest) - len(rest.lstrip("0123456789"))]
-    tail = rest[len(minor) :]
-    if not _is_number(major) or not _is_number(minor) or tail[:1] not in ("", ".", "-", "b", "r"):
-        return None
-    return int(major), int(minor), _DEVELOPMENT if development or tail.startswith("-devel") else _RELEASE
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 6
+    within = is_within(number, str(delve.min_go), str(delve.max_go))
+    return Unknown(MALFORMED, f"supported Go of {delve.path}") if within is None else within

@@ -6,7 +6,8 @@
 What it touches, and why:
 
 * ``attach`` with mode local is first put to :data:`Decide`: it goes on (perhaps with another processId), is answered
-  with a refusal, or goes to a dlv elsewhere, which then takes the place of ours (``mode: remote`` there).
+  with a refusal, waits for a process to come, or goes to a dlv elsewhere, which then takes the place of ours
+  (``mode: remote`` there).
 * ``disconnect`` from a target that was attached to is the keeper's to say: where the target just runs into a
   breakpoint, dlv would leave a SIGTRAP behind that kills it (keeper.py). The client gets the answer as if to its own.
 * ``pause`` before the first stop is preceded by a nudge, without which dlv may drop it (bystander.py: NUDGE).
@@ -24,36 +25,37 @@ import time
 from safedlv.session import dap_messages as say
 from safedlv.session import keeper
 from safedlv.session.bystander import NUDGE
-from safedlv.session.channel import CHUNK, Channel, write_all
-from safedlv.session.dap_decision import Elsewhere, Local, Refused
+from safedlv.session.dap_decision import Elsewhere, Local, Refused, Waiting
+from safedlv.session.dap_stand_in import KILLED, NOT_KILLED, last_answers, stand_in
+from safedlv.session.dap_upstream import Upstream
 from safedlv.session.launch import hold_signals, release_signals
 from safedlv.session.loop import READ, Loop
-from safedlv.session.wire import FramingError, Head, Messages, Piece, Stream, frame
+from safedlv.session.wire import FramingError, Head, Messages, Piece, frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from safedlv.session.channel import Channel
+    from safedlv.session.dap_decision import Decision
     from safedlv.session.dap_messages import Request
     from safedlv.session.dap_server import DapServer
     from safedlv.session.door import Door
-    from safedlv.session.launch import Delve
 
-    Decide = Callable[[dict[str, Any], Callable[[str], None]], Local | Elsewhere | Refused]
+    Decide = Callable[[dict[str, Any], Callable[[str], None]], Decision]
 
 FULL = 1 << 20
 """Bytes that may wait for one side before the other is no longer read."""
 DRAIN_WITHIN = 2.0  # seconds for the client to take what was said last
 DLVS_LIMIT = 4 << 20
 """Bytes of a request that dlv takes (google/go-dap, io.go: contentMaxLength); a longer one ends its session."""
-NOT_KILLED, KILLED = b"Detaching without terminating target process", b"Detaching and terminating target process"
 
 # Where the session stands.
 FRESH = "fresh"
 """Nothing was attached to or launched, or that failed."""
 ASKED = "asked"
-"""dlv was asked to attach, and has not answered."""
+"""dlv was asked to attach, and has not answered; or the process to attach to is waited for."""
 ATTACHED = "attached"
 LAUNCHED = "launched"
 """The client launches, or says something else that is dlv's alone: nothing is touched any more."""
@@ -64,24 +66,21 @@ LEFT = "left"
 class Proxy:
     """Leads the one client to dlv; ``run()`` returns dlv's exit code."""
 
-    def __init__(self, door: Door, dlv: DapServer | None, failure: str, decide: Decide, log: int) -> None:
+    def __init__(self, door: Door, server: DapServer | None, failure: str, decide: Decide, log: int) -> None:
         self.door = door
-        self.dlv: Delve | None = dlv
-        self.server = dlv
         self.failure = failure
         """Why there is no dlv; empty when there is one."""
         self.decide = decide
-        self.log = log
-        self.log_rest = b""
         self.loop = Loop()
+        self.upstream = Upstream(self.loop, server, log)
         self.on_client, self.on_dlv = self._from_client, self._from_dlv  # each one object: watched by identity
         self.client: Channel | None = None
-        self.upstream: Channel | None = None
-        self.messages, self.stream = Messages(), Stream()
-        self.for_dlv: list[bytes] = []  # what was said before dlv could be reached
+        self.messages = Messages()
         self.for_client: list[bytes] = []  # ours, while a message of dlv's is not whole
         self.writer = say.Writer()
         self.state = FRESH
+        self.waiting: Waiting | None = None
+        self.meanwhile: list[bytes] = []  # what was asked while a process was waited for
         self.outstanding: dict[int, str] = {}
         self.initialize = b""
         self.attach_seq = self.disconnect_seq = -1
@@ -95,10 +94,7 @@ class Proxy:
         """Lead them until the session ends. SIGINT, SIGTERM and SIGHUP end it in order."""
         self.loop.on_leaving(self._leave)
         self.door.open(self.loop, self._came)
-        if self.dlv is not None:
-            self.loop.watch(self.dlv.pidfd, READ, self._dlv_ended)
-        if self.server is not None:
-            self.loop.watch(self.server.door.fileno(), READ, self._dlv_came)
+        self.upstream.open(self._update, self._dlv_ended)
         while self.code is None:
             self.loop.round()
         self._finish()
@@ -111,55 +107,38 @@ class Proxy:
         self.client = client
         self._update()
 
-    def _dlv_came(self, _mask: int) -> None:
-        assert self.server is not None
-        fd = self.server.door.fileno()
-        connection = self.server.accept()
-        if connection is not None:
-            self.loop.unwatch(fd)
-            self._connected(Channel.of_socket(connection))
-
-    def _connected(self, upstream: Channel) -> None:
-        self.upstream = upstream
-        for data in self.for_dlv:
-            upstream.put(data)
-        self.for_dlv.clear()
-        self._update()
-
     def _dlv_ended(self, _mask: int) -> None:
-        assert self.dlv is not None
-        self.loop.unwatch(self.dlv.pidfd)
-        code = self.dlv.reap()
-        came = self.upstream is not None
-        while self.upstream is not None and not self.upstream.ended:
+        dlv = self.upstream.dlv
+        assert dlv is not None
+        self.loop.unwatch(dlv.pidfd)
+        code, channel = dlv.reap(), self.upstream.channel
+        while channel is not None and not channel.ended:
             self._from_dlv(0)
-        if came or self.state == LEFT:
+        if channel is not None or self.state == LEFT:
             self.over = True
             if self.client is not None and not self.client.ended:
                 self._from_client(0)  # what was asked while it ended is to be answered too
-            self._answer_what_is_left(code)
-            self.code = code if came else 0
+            self._say_the_last(code)
+            self.code = code if channel is not None else 0
             return
         # It did not come as far as to be reached: the client is still to be told, when it asks to attach.
-        said = self.dlv.last_words()
-        self.failure = f"dlv ended with exit code {code} before it could be asked anything" + (said and f":\n{said}")
-        waiting, self.for_dlv = self.for_dlv, []
-        self._close_dlv()
-        for message in Messages().feed(b"".join(waiting)):
+        said = dlv.last_words()
+        self.failure = f"{dlv.called} ended with exit code {code} before it could be asked anything"
+        self.failure += said and f":\n{said}"
+        unsaid = self.upstream.take_back()
+        self._stop_waiting()
+        self.upstream.close()
+        for message in Messages().feed(unsaid):
             self._stand_in(say.read_request(message.body))
 
-    def _answer_what_is_left(self, code: int) -> None:
-        """dlv has ended: nothing stays unanswered."""
-        for seq, command in self.outstanding.items():
-            if command == "disconnect":
-                if self.target:  # as dlv says it, where the keeper did not leave it the time
-                    self.console((KILLED if self.killing else NOT_KILLED).decode())
-                self.tell(self.writer.response(seq, command))
-            else:
-                text = f"dlv ended (exit code {code}) before it answered"
-                shown = command in say.TITLES
-                number = say.FAILED_TO_ATTACH if command == "attach" else say.DLV_ENDED
-                self.tell(self.writer.failure(seq, command, number, text, show=shown))
+    def _say_the_last(self, code: int) -> None:
+        """dlv has ended: nothing stays unanswered, and what its guard did is told."""
+        assert self.upstream.dlv is not None
+        for line in self.upstream.dlv.end():
+            self.console(f"safedlv: {line}")
+        detached = (KILLED if self.killing else NOT_KILLED) if self.target else b""
+        for answer in last_answers(self.writer, self.outstanding, code, detached):
+            self.tell(answer)
         self.outstanding.clear()
         if not self.terminated and self.state != FRESH:
             self.tell(self.writer.event("terminated"))
@@ -168,8 +147,9 @@ class Proxy:
     def _leave(self) -> None:
         """End the session in order, whatever it is at."""
         self.state = LEFT
-        if self.dlv is not None:
-            self.dlv.leave()
+        self._stop_waiting()
+        if self.upstream.dlv is not None:
+            self.upstream.dlv.leave()
         else:
             self.code = 0
 
@@ -184,21 +164,7 @@ class Proxy:
                 pass
             self.client.close()
         self.door.close()
-        self._close_dlv()
-
-    def _close_dlv(self) -> None:
-        if self.upstream is not None:
-            self.loop.unwatch_channel(self.upstream)
-            self.upstream.close()
-            self.upstream = None
-        if self.server is not None and self.server.door.fileno() != -1:
-            self.loop.unwatch(self.server.door.fileno())
-        if self.dlv is not None:
-            self.loop.unwatch(self.dlv.pidfd)
-            if self.dlv.log >= 0:
-                self.loop.unwatch(self.dlv.log)
-            self.dlv.close()
-        self.dlv = self.server = None
+        self.upstream.close()
 
     # ------------------------------------------------------------ from the client
 
@@ -222,7 +188,7 @@ class Proxy:
         if self.state == LEFT:
             return
         if request is None:
-            self._forward(frame(body))
+            self.upstream.put(frame(body))
             return
         if len(body) > DLVS_LIMIT:
             text = f"it has {len(body)} bytes, and dlv takes no more than {DLVS_LIMIT}"
@@ -231,9 +197,12 @@ class Proxy:
         self.outstanding[request.seq] = request.command
         if self.over:
             return
+        if self.waiting is not None and request.command != "disconnect":
+            self.meanwhile.append(body)
+            return
         touch = self._touched(request)
         if touch is None:
-            self._forward(frame(body), request)
+            self.upstream.put(frame(body))
         else:
             touch(request, body)
 
@@ -253,21 +222,21 @@ class Proxy:
             return self._disconnect
         return None
 
-    def _forward(self, data: bytes, _request: Request | None = None) -> None:
-        if self.upstream is None:
-            self.for_dlv.append(data)
-        else:
-            self.upstream.put(data)
-
     def _attach(self, request: Request, body: bytes) -> None:
-        arguments = request.arguments
+        self._carry_out(request, body, lambda: self.decide(request.arguments, self.console))
+
+    def _carry_out(self, request: Request, body: bytes, decide: Callable[[], Decision]) -> None:
+        """Do what is decided; a signal that ends the session waits for that."""
         hold_signals()
         try:
-            decision = self.decide(arguments, self.console)
+            decision = decide()
+            if isinstance(decision, Waiting):
+                self._wait(decision, request, body)
         finally:
             release_signals()
         if isinstance(decision, Refused):
             self._refuse(request, decision)
+        if isinstance(decision, Refused | Waiting):
             return
         left = self.state == LEFT  # by a signal that was held back
         if isinstance(decision, Elsewhere):
@@ -278,9 +247,32 @@ class Proxy:
         self.state, self.attach_seq, self.stopped_once = ASKED, request.seq, False
         self.target = decision.pid
         if isinstance(decision, Local) and decision.pid:
-            self._tell_keeper(keeper.TARGET + b"%d %d" % (decision.pid, decision.stopped))
+            word = keeper.TARGET if decision.guarded else keeper.UNGUARDED
+            self.upstream.tell_keeper(word + b"%d %d" % (decision.pid, decision.stopped))
         changed = decision.arguments
-        self._forward(frame(body) if changed is None else request.with_arguments(changed), request)
+        self.upstream.put(frame(body) if changed is None else request.with_arguments(changed))
+
+    def _wait(self, waiting: Waiting, request: Request, body: bytes) -> None:
+        """Until there is a process; what the client says meanwhile waits as well, as it would in dlv."""
+        self.waiting, self.state = waiting, ASKED
+
+        def came(_mask: int) -> None:
+            pid = waiting.waiter.result()
+            self._stop_waiting()
+            self.state = FRESH
+            self._carry_out(request, body, lambda: waiting.go_on(pid))
+            later, self.meanwhile = self.meanwhile, []
+            for said in later:
+                self._said(said)
+            self._update()
+
+        self.loop.watch(waiting.waiter.fd, READ, came)
+
+    def _stop_waiting(self) -> None:
+        if self.waiting is not None:
+            self.loop.unwatch(self.waiting.waiter.fd)
+            self.waiting.waiter.close()
+            self.waiting = None
 
     def _refuse(self, request: Request, refused: Refused) -> None:
         del self.outstanding[request.seq]
@@ -290,27 +282,21 @@ class Proxy:
 
     def _go_elsewhere(self, decision: Elsewhere) -> None:
         """Another dlv takes the place of ours. It is told again what the client is; the client has had the answer."""
-        self._close_dlv()
-        self.stream = Stream()
-        self.dlv = decision.dlv
-        self.loop.watch(self.dlv.pidfd, READ, self._dlv_ended)
-        self.loop.watch(self.dlv.log, READ, self._read_log)
-        self._tell_keeper(keeper.TARGET + b"%d 0" % decision.pid)
+        self.upstream.replace(decision.dlv)
         if self.initialize:
             request = say.read_request(self.initialize.partition(b"\r\n\r\n")[2])
             assert request is not None
-            self._forward(say.encode({**request.document, "seq": self._own()}))
+            self.upstream.put(say.encode({**request.document, "seq": self._own()}))
 
     def _pause(self, _request: Request, body: bytes) -> None:
-        self._forward(frame(NUDGE % self._own()) + frame(body))
+        self.upstream.put(frame(NUDGE % self._own()) + frame(body))
 
     def _disconnect(self, request: Request, body: bytes) -> None:
-        assert self.dlv is not None
-        if say.argument(request.arguments, "terminateDebuggee") is True:
+        if say.argument(request.arguments, "terminateDebuggee") is True and self.waiting is None:
             if not self.target or not _may_signal(self.target):  # then only dlv can do it
-                self._forward(frame(body), request)
+                self.upstream.put(frame(body))
                 return
-            self._tell_keeper(keeper.INTERRUPT)
+            self.upstream.tell_keeper(keeper.INTERRUPT)
             self.killing = True
         self.disconnect_seq = request.seq
         self._leave()
@@ -319,39 +305,29 @@ class Proxy:
         """Answer in the place of a dlv that is not there."""
         if request is None or request.seq >= say.OURS:
             return
-        seq, command = request.seq, request.command
-        self.outstanding.pop(seq, None)
-        if command == "initialize":
-            self.tell(self.writer.response(seq, command, say.CAPABILITIES))
-        elif command == "disconnect":
-            self.tell(self.writer.response(seq, command))
-            self.tell(self.writer.event("terminated"))
+        self.outstanding.pop(request.seq, None)
+        for answer in stand_in(self.writer, request, self.failure):
+            self.tell(answer)
+        if request.command == "disconnect":
             self.code = 1
-        else:
-            number = say.FAILED_TO_ATTACH if command == "attach" else say.FAILED_TO_LAUNCH
-            number = number if command in say.TITLES else say.NO_SESSION
-            self.tell(self.writer.failure(seq, command, number, self.failure, show=command in say.TITLES))
 
     def _own(self) -> int:
         self.own_request += 1
         return self.own_request
 
-    def _tell_keeper(self, words: bytes) -> None:
-        if self.dlv is not None and not self.dlv.leaving:
-            self.dlv.lifeline.send(words)
-
     # ------------------------------------------------------------ from dlv
 
     def _from_dlv(self, _mask: int) -> None:
-        assert self.upstream is not None
-        self.upstream.flush()
-        data = self.upstream.read()
+        channel = self.upstream.channel
+        assert channel is not None
+        channel.flush()
+        data = channel.read()
         try:
-            for piece in self.stream.feed(data) if data else ():
+            for piece in self.upstream.stream.feed(data) if data else ():
                 self._heard(piece)
         except FramingError as error:
             sys.stderr.write(f"safedlv: what dlv says is no DAP: {error}\n")
-            self.upstream.ended = True
+            channel.ended = True
             self._leave()
         self._update()
 
@@ -388,7 +364,7 @@ class Proxy:
     def _attach_answered(self, *, success: bool) -> None:
         self.state = ATTACHED if success else FRESH
         if not success:
-            self._tell_keeper(keeper.TARGET + b"0 0")
+            self.upstream.tell_keeper(keeper.TARGET + b"0 0")
 
     def _answer_to_keeper(self, head: Head, data: bytes) -> bytes:
         """The answer to its disconnect is for the client, if that asked for it."""
@@ -397,35 +373,6 @@ class Proxy:
         del self.outstanding[self.disconnect_seq]
         body = data.partition(b"\r\n\r\n")[2]
         return frame(body.replace(b'"request_seq":%d' % head.request_seq, b'"request_seq":%d' % self.disconnect_seq, 1))
-
-    def _read_log(self, _mask: int) -> None:
-        """The log of a dlv elsewhere: the line that says where it listens is for us, the rest for the user."""
-        assert self.dlv is not None
-        try:
-            data = os.read(self.dlv.log, CHUNK)
-        except BlockingIOError:
-            return
-        if not data:
-            self.loop.unwatch(self.dlv.log)
-        self.log_rest += data
-        while not self.dlv.listening and b"\n" in self.log_rest:
-            line, _, self.log_rest = self.log_rest.partition(b"\n")
-            if not self.dlv.heard(line):
-                write_all(self.log, line + b"\n")
-        if self.dlv.listening:
-            write_all(self.log, self.log_rest)
-            self.log_rest = b""
-            if self.upstream is None:
-                self._dial()
-
-    def _dial(self) -> None:
-        assert self.dlv is not None
-        try:
-            connection = self.dlv.connect()
-        except OSError:  # it has ended already, which is seen to elsewhere
-            return
-        self.dlv.show_keeper(connection, b"C")
-        self._connected(Channel.of_socket(connection))
 
     # ------------------------------------------------------------ to the client
 
@@ -437,7 +384,7 @@ class Proxy:
         """Say something of our own to the client, when no message of dlv's is half said."""
         if self.client is None:
             return
-        if self.stream.between:
+        if self.upstream.stream.between:
             self.client.put(data)
         else:
             self.for_client.append(data)
@@ -446,7 +393,7 @@ class Proxy:
 
     def _update(self) -> None:
         """Watch exactly what can make progress."""
-        client, upstream = self.client, self.upstream
+        client, upstream = self.client, self.upstream.channel
         if client is not None:
             reads = not client.ended and (upstream is None or upstream.pending < FULL)
             self.loop.watch_channel(client, self.on_client, reads=reads)

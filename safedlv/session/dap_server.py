@@ -11,6 +11,7 @@ import signal
 import socket
 
 from safedlv.errors import SafedlvError
+from safedlv.linux.tracing import name_tracer
 from safedlv.session import keeper
 from safedlv.session.launch import Delve, number_of, private_directory, release_signals
 from safedlv.session.listen import same_user
@@ -64,7 +65,7 @@ def start(dlv: str, version: str | None, flags: list[str], log: int, close: list
     argv = [dlv, "dap", *flags, f"--client-addr={address}", *([f"--log-dest={log}"] if log != 2 else [])]
     child = os.fork()
     if child == 0:
-        _become(argv, lifeline, log, close, quiet=quiet)
+        _become(argv, lifeline, keeper_pid, log, close, quiet=quiet)
     return DapServer(child, directory, door, keeper_pid, lifeline)
 
 
@@ -76,13 +77,16 @@ def _open_door(directory: str, *, unix: bool) -> socket.socket:
     return door
 
 
-def _become(argv: list[str], lifeline: socket.socket, log: int, close: list[int], *, quiet: bool) -> None:
+def _become(
+    argv: list[str], lifeline: socket.socket, keeper_pid: int, log: int, close: list[int], *, quiet: bool
+) -> None:
     """In the child: tell the keeper who we are, then become dlv.
 
     A process group of its own keeps Ctrl-C from it. It stays in our session: what it launches may need the terminal.
     """
     try:
         os.setpgid(0, 0)
+        name_tracer(keeper_pid)  # the guard is a child of the keeper's
         lifeline.send(keeper.DLV + b"%d" % os.getpid())
         for fd in close:
             os.close(fd)

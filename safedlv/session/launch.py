@@ -31,6 +31,10 @@ class Delve:
 
     first_commands = ""
     """What its terminal is told before the user comes, a line each."""
+    called = "dlv"
+    """What it is, for people."""
+    attached_to = 0
+    """The process that it attaches to; 0 when it starts one itself."""
 
     def __init__(
         self, pid: int, directory: str, unix: bool, log: int, keeper_pid: int, lifeline: socket.socket
@@ -46,6 +50,7 @@ class Delve:
         self.code: int | None = None
         self.leaving = False
         """We have asked for the end, and dlv has not come to one before."""
+        self.guards_words: list[str] | None = None
 
     def heard(self, line: bytes) -> bool:
         """Take the line that tells where dlv listens; False for every other line of its log."""
@@ -83,6 +88,12 @@ class Delve:
         if not self.leaving:
             socket.send_fds(self.lifeline, [keeper.CONNECTION + first_byte], [connection.fileno()])
 
+    def tell_keeper(self, words: bytes) -> None:
+        """Say something on the keeper's lifeline (keeper.py), if there is still time for it."""
+        if not self.leaving:
+            with contextlib.suppress(OSError):  # it was killed
+                self.lifeline.send(words)
+
     def reap(self) -> int:
         """Wait for dlv to end; its exit code (128 + signal when it was killed)."""
         if self.code is None:
@@ -94,12 +105,21 @@ class Delve:
                 self.code = 128 - self.code
         return self.code
 
+    def end(self) -> list[str]:
+        """dlv detached and ended, the directory gone, the keeper gone; what its guard has to say then, in sentences.
+
+        A second call says the same.
+        """
+        if self.guards_words is None:
+            self.leave()
+            self.reap()
+            os.waitpid(self.keeper_pid, 0)
+            self.guards_words = guard.told(self.lifeline, asked=self.leaving)
+        return self.guards_words
+
     def close(self) -> None:
-        """The end of the session: dlv detached and ended, the directory gone, the keeper gone."""
-        self.leave()
-        self.reap()
-        os.waitpid(self.keeper_pid, 0)
-        for line in guard.told(self.lifeline, asked=self.leaving):
+        """The end of the session."""
+        for line in self.end():
             sys.stderr.write(f"safedlv: {line}\n")
         self.lifeline.close()
         os.close(self.pidfd)
@@ -124,7 +144,7 @@ def start(dlv: str, version: str | None, line: CommandLine, found: Found, listen
     directory = private_directory()
     unix = listens_on_unix(version)  # TCP works with every dlv
     path = listener.unix_path if listener is not None and listener.unix_path.startswith("/") else ""
-    keeper_pid, lifeline = keeper.start(directory, pid, socket_path=path, guarded=is_guarded(line))
+    keeper_pid, lifeline = start_keeper(directory, found, socket_path=path, guarded=is_guarded(line))
     log_read, log_write = os.pipe()
     try:
         os.mkdir(directory, 0o700)
@@ -140,7 +160,16 @@ def start(dlv: str, version: str | None, line: CommandLine, found: Found, listen
     if child == 0:
         _become(argv, lifeline, log_write, keeper_pid)
     os.close(log_write)
-    return Delve(child, directory, unix, log_read, keeper_pid, lifeline)
+    delve = Delve(child, directory, unix, log_read, keeper_pid, lifeline)
+    delve.attached_to = pid
+    return delve
+
+
+def start_keeper(directory: str, found: Found, *, guarded: bool, socket_path: str = "") -> tuple[int, socket.socket]:
+    """Start the keeper of a session with a process; one that is stopped by job control now is so again at the end."""
+    keeper_pid, lifeline = keeper.start(directory, 0, socket_path=socket_path, guarded=guarded)
+    lifeline.send(keeper.TARGET + b"%d %d" % (found.pid, found.before.stopped))
+    return keeper_pid, lifeline
 
 
 def is_guarded(line: CommandLine) -> bool:

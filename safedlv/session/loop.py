@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import selectors
+import select
 import signal
 
 from safedlv.session.launch import LEAVING, release_signals
@@ -14,21 +15,25 @@ if TYPE_CHECKING:
 
     from safedlv.session.channel import Channel
 
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 
 
 class Loop:
-    """Descriptors and the calls to make when they can be read or written."""
+    """Descriptors and the calls to make when they can be read or written.
+
+    On epoll(7) itself: what the module selectors adds is as much work as all else that a request costs here.
+    """
 
     def __init__(self) -> None:
-        self.selector = selectors.DefaultSelector()
+        self.epoll = select.epoll()
+        self.watched: dict[int, tuple[int, Callable[[int], object]]] = {}
 
     def round(self) -> None:
         """Wait until something happens, and react to it."""
-        for key, mask in self.selector.select():
-            known = self.selector.get_map().get(key.fd)
-            if known is not None and known.data is key.data:  # not dropped by an earlier event of this round
-                key.data(mask)
+        ready = [(fd, mask, self.watched.get(fd)) for fd, mask in self.epoll.poll()]
+        for fd, mask, known in ready:
+            if known is not None and self.watched.get(fd) is known:  # not dropped by an earlier event of this round
+                known[1](mask)
 
     def on_leaving(self, leave: Callable[[], None]) -> None:
         """Call ``leave()`` on SIGINT, SIGTERM and SIGHUP, which may have been held back until now."""
@@ -41,19 +46,22 @@ class Loop:
 
     def watch(self, fd: int, events: int, call: Callable[[int], object]) -> None:
         """Call ``call(mask)`` when one of ``events`` happens on ``fd``; with no events: watch it no more."""
-        known = self.selector.get_map().get(fd)
+        known = self.watched.get(fd)
         if known is None:
             if events:
-                self.selector.register(fd, events, call)
+                self.epoll.register(fd, events)
+                self.watched[fd] = (events, call)
         elif not events:
-            self.selector.unregister(fd)
-        elif known.events != events or known.data is not call:
-            self.selector.modify(fd, events, call)
+            self.unwatch(fd)
+        elif known[0] != events or known[1] is not call:
+            self.epoll.modify(fd, events)
+            self.watched[fd] = (events, call)
 
     def unwatch(self, fd: int) -> None:
         """Watch it no more; no matter whether it was watched."""
-        if fd != -1 and self.selector.get_map().get(fd):
-            self.selector.unregister(fd)
+        if self.watched.pop(fd, None):
+            with contextlib.suppress(OSError):  # it was closed before
+                self.epoll.unregister(fd)
 
     def watch_channel(self, channel: Channel, call: Callable[[int], object], *, reads: bool) -> None:
         """Call ``call(mask)`` when the channel has something to read, if ``reads``, or has room for what waits."""

@@ -1,11 +1,13 @@
-"""The relay: leads clients to dlv and touches no byte. One thread, one selector, JSON-RPC and DAP alike.
+"""The relay: leads clients to dlv. One thread, one selector, JSON-RPC and DAP alike.
+
+What is said passes as it is, but for what :mod:`safedlv.session.ears` listens for: a Detach over JSON-RPC, which the
+keeper carries out, and what an observer may not ask.
 
 * A client is connected to dlv when it has sent its first byte, so that one that says nothing (a port scan) does not
   use up the only client that a dlv without --accept-multiclient takes.
-* Each direction has one small buffer. While it is not empty nothing more is read, which keeps the back-pressure.
-* The end of one direction is passed on as the end of that direction (shutdown), the other goes on. Only the end of
-  what the one client of a dlv without --accept-multiclient says is the keeper's to pass on, since it ends the
-  session: in the middle of a command dlv would kill the target over it (session/keeper.py).
+* The end of one direction is passed on as the end of that direction, the other goes on. Only the end of what the one
+  client of a dlv without --accept-multiclient says is the keeper's to pass on, since it ends the session: in the middle
+  of a command dlv would kill the target over it (session/keeper.py).
 """
 
 from __future__ import annotations
@@ -17,9 +19,16 @@ import socket
 import sys
 import time
 
+from safedlv.errors import printable
+from safedlv.session import keeper, rpc
+from safedlv.session.bystander import Bystander
 from safedlv.session.channel import CHUNK, write_all
+from safedlv.session.direction import Direction
+from safedlv.session.ears import DapDriver, Observer, Parting, RpcDriver
 from safedlv.session.launch import LEAVING, release_signals
 from safedlv.session.listen import Listener, same_user
+from safedlv.session.rpc import LIMIT
+from safedlv.session.wire import FramingError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,47 +36,8 @@ if TYPE_CHECKING:
 
     from safedlv.session.launch import Delve
 
-LINE_LIMIT = 64 * 1024 * 1024
-"""Bytes without a newline from one client: no request of either protocol is that long, and dlv would keep them all."""
 DRAIN_WITHIN = 2.0  # seconds for clients to take what dlv said last
 STARTS = b"C{ \t\r\n["  # DAP's Content-Length, or JSON (serveConnectionDemux in service/rpccommon/server.go)
-
-
-class Direction:
-    """One direction of one client: what was read from ``source`` and not yet taken by ``sink``."""
-
-    __slots__ = ("buffer", "count", "ended", "limited", "pass_end", "sink", "source")
-
-    def __init__(self, source: socket.socket, sink: socket.socket, *, limited: bool, pass_end: bool) -> None:
-        self.source, self.sink = source, sink
-        self.buffer = memoryview(b"")
-        self.ended = False
-        self.limited = limited
-        self.pass_end = pass_end
-        self.count = 0  # bytes since the last newline
-
-    def move(self) -> None:
-        """Move what can be moved without waiting. Raises ConnectionError when either side is gone."""
-        if not self.buffer and not self.ended:
-            try:
-                data = self.source.recv(CHUNK)
-            except BlockingIOError:
-                return
-            self.ended = not data
-            self.buffer = memoryview(data)
-            if self.limited:
-                newline = data.rfind(b"\n")
-                self.count = self.count + len(data) if newline < 0 else len(data) - newline
-        self.flush()
-
-    def flush(self) -> None:
-        if self.buffer:
-            try:
-                self.buffer = self.buffer[self.sink.send(self.buffer) :]
-            except BlockingIOError:
-                return
-        if self.ended and not self.buffer and self.pass_end:
-            self.sink.shutdown(socket.SHUT_WR)
 
 
 class Client:
@@ -88,15 +58,24 @@ class Client:
 class Relay:
     """Serve ``listener`` until dlv ends; ``run()`` returns dlv's exit code."""
 
-    def __init__(self, listener: Listener, dlv: Delve, *, multi: bool, check_user: bool, log: int) -> None:
+    def __init__(
+        self, listener: Listener, dlv: Delve, *, multi: bool, check_user: bool, log: int, observers: bool = False
+    ) -> None:
         self.listener = listener
         self.dlv = dlv
         self.multi = multi
+        self.observers = observers
+        """Only one client at a time drives; who comes while it is there may look."""
+        self.driver: Client | None = None
+        self.mover = ""
+        """Who is thought to move the program: the client that came first, or another that did last."""
+        self.parting = False
         self.check_user = check_user and not listener.unix_path and listener.loopback
         self.log = log
         self.log_rest = b""
         self.selector = selectors.DefaultSelector()
         self.clients: set[Client] = set()
+        self.count = 0
         self.signalled = 0
 
     def run(self) -> int:
@@ -171,7 +150,7 @@ class Relay:
             sock, peer = self.listener.sock.accept()
         except OSError:  # gone before we came to it
             return
-        client = Client(sock, f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a unix client")
+        client = Client(sock, self._name_of(peer))
         try:
             if self.check_user and not same_user(sock):
                 sys.stderr.write(
@@ -189,6 +168,10 @@ class Relay:
         self.clients.add(client)
         self._update(client)
 
+    def _name_of(self, peer: object) -> str:
+        self.count += 1
+        return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else f"unix client {self.count}"
+
     def _first_byte(self, client: Client) -> None:
         """Connect a client to dlv, now that it speaks; or send it away when it speaks something else."""
         try:
@@ -203,14 +186,55 @@ class Relay:
             self._drop(client, "")
             return
         client.upstream = upstream
-        self.dlv.show_keeper(upstream, first)
+        if not (self.multi and first == b"C"):  # by DAP, one client of several cannot end the session
+            self.dlv.show_keeper(upstream, first)
         client.directions = (
             Direction(client.sock, upstream, limited=True, pass_end=self.multi),
             Direction(upstream, client.sock, limited=False, pass_end=True),
         )
+        self._listen_to(client, first)
         if not self.multi:
             self._close_door(client)
         self._connected(client, upstream)
+
+    def _listen_to(self, client: Client, first: bytes) -> None:
+        """Listen to a client for what is not simply to be passed on: see ears.py."""
+        outward, inward = client.directions
+        if self.observers and self.driver is not None:
+            observer = Observer(first, inward.put, self._stands)
+            outward.through, inward.through = observer.outward, observer.inward
+            write_all(self.log, f"safedlv: {client.name} observes\n".encode())
+            return
+        self.driver = client
+        self.mover = self.mover or client.name
+        if first != b"C":
+            outward.through = RpcDriver(
+                lambda request: self._detach(request, inward), lambda how: self._moved(client, how)
+            ).outward
+        elif self.multi:
+            outward.through = DapDriver(lambda how: self._moved(client, how)).outward
+
+    def _detach(self, request: rpc.Request, inward: Direction) -> bool:
+        """Have the keeper end the session that a client wants to end; False where only dlv can do what was asked."""
+        if not self.dlv.attached_to:
+            return False
+        if request.params is True or rpc.field(request.params, "Kill") is True:
+            if not _may_signal(self.dlv.attached_to):
+                return False
+            self.dlv.tell_keeper(keeper.INTERRUPT)
+        inward.through = Parting(request.done()).inward
+        self.parting = True
+        return True
+
+    def _moved(self, client: Client, how: str) -> None:
+        if self.multi and client.name != self.mover:
+            words = f"safedlv: {client.name} moves the program now ({printable(how)}), and not {self.mover}\n"
+            write_all(self.log, words.encode())
+            self.mover = client.name
+
+    def _stands(self) -> bool:
+        dlv = self.dlv
+        return dlv.attached_to > 0 and Bystander(dlv.pid, dlv.pidfd, dlv.attached_to, None).stands()
 
     def _dial(self) -> socket.socket | None:
         try:
@@ -248,12 +272,23 @@ class Relay:
         except OSError:
             self._lost(client)
             return
-        if mask == selectors.EVENT_READ and not reads.buffer and not reads.ended and reads.count <= LINE_LIMIT:
+        except FramingError as error:
+            self._lost(client, str(error))
+            return
+        if self.parting:  # only now: what was said before is on its way
+            self.dlv.leave()
+        if (
+            mask == selectors.EVENT_READ
+            and not reads.buffer
+            and not writes.buffer
+            and not reads.ended
+            and reads.count <= LIMIT
+        ):
             return  # all that was read is on its way, which is nearly always so: nothing to watch has changed
         if reads.limited and reads.ended and not self.multi:
             self.dlv.leave()
-        if reads.limited and reads.count > LINE_LIMIT:
-            self._lost(client, f"sent {LINE_LIMIT >> 20} MiB without the end of a message")
+        if reads.limited and reads.count > LIMIT:
+            self._lost(client, f"sent {LIMIT >> 20} MiB without the end of a message")
         elif client.finished:
             self._drop(client, "")
         else:
@@ -268,7 +303,8 @@ class Relay:
             return
         outward, inward = client.directions
         for sock, reads, writes in ((client.sock, outward, inward), (client.upstream, inward, outward)):
-            events = (selectors.EVENT_READ if not reads.ended and not reads.buffer else 0) | (
+            room = not reads.buffer and not (reads.limited and writes.through and writes.buffer)
+            events = (selectors.EVENT_READ if not reads.ended and room else 0) | (
                 selectors.EVENT_WRITE if writes.buffer else 0
             )
             self.watch(sock, events, client.reactions[sock])
@@ -299,6 +335,8 @@ class Relay:
         if why:
             sys.stderr.write(f"safedlv: {client.name} {why}; its connection was closed\n")
         self.clients.discard(client)
+        if client is self.driver:
+            self.driver = None
         for sock in (client.sock, client.upstream):
             if sock is not None:
                 self.unwatch(sock)
@@ -322,3 +360,11 @@ class Relay:
                 inward.move()
         except OSError:
             return
+
+
+def _may_signal(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True

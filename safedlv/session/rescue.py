@@ -125,7 +125,7 @@ def rescue_late(target: Target) -> str:
 def _bring_home(target: Target, machine: Machine, restored: dict[int, bytes]) -> str:
     threads = _Threads(target, machine, restored)
     try:
-        _wait_while(lambda: bool(tracers_of(target)))
+        _wait_while(lambda: bool(tracers_of(target)) and not is_gone(target))
         threads.seize()
         threads.put_right()
     finally:  # also where that failed: it takes every SIGSTOP of ours with it
@@ -164,8 +164,11 @@ class _Threads:
     def seize(self) -> None:
         """Take hold of every thread, also of those that are made meanwhile. One that does not stop is left."""
         deadline = time.monotonic() + WITHIN
-        while (new := listed(self.target.pid) - self.held - self.gone) and time.monotonic() < deadline:
+        while (new := listed(self.target.pid) - self.held - self.gone) and self._goes_on(deadline):
             self._until_stopped({tid for tid in new if self._seize(tid)}, deadline)
+
+    def _goes_on(self, deadline: float) -> bool:
+        return time.monotonic() < deadline and not is_gone(self.target)
 
     def _seize(self, tid: int) -> bool:
         try:
@@ -179,7 +182,7 @@ class _Threads:
 
     def _until_stopped(self, seized: set[int], deadline: float) -> None:
         asked = time.monotonic() + ASKED_AFTER
-        while seized and time.monotonic() < deadline:
+        while seized and self._goes_on(deadline):
             seized = {tid for tid in seized if not self._stopped(tid)}
             if seized and time.monotonic() > asked:
                 for tid in seized:
@@ -268,7 +271,7 @@ class _Threads:
     def let_go(self) -> None:
         """Drop what the debugger (and we) have left pending, and let every thread go."""
         deadline = time.monotonic() + WITHIN
-        while (tid := next(self._with_pending(), 0)) and time.monotonic() < deadline:
+        while (tid := next(self._with_pending(), 0)) and self._goes_on(deadline):
             self._drain(tid, deadline)
         if self.target.stopped:
             signal.pidfd_send_signal(self.target.pidfd, signal.SIGSTOP)
@@ -288,11 +291,11 @@ class _Threads:
     def _drain(self, tid: int, deadline: float) -> None:
         """Let one thread run until it has taken one of them, and hold it there; other signals are its own."""
         number, kind = 0, PTRACE_EVENT_STOP
-        while time.monotonic() < deadline:
+        while self._goes_on(deadline):
             with suppress(ProcessLookupError):
                 ptrace(PTRACE_CONT, tid, 0, 0 if kind else number)
             event = None
-            while event is None and time.monotonic() < deadline:
+            while event is None and self._goes_on(deadline):
                 time.sleep(SAMPLE)
                 try:
                     event = wait_event(tid)

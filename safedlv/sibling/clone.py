@@ -122,7 +122,7 @@ def clone_of(container: Document, image: Document, wish: Wish) -> Clone:
     first, joins, leaves = endpoints(container, beside=wish.mode == BESIDE)
     draft.changes += [Change(path, words) for endpoint in (*first, *joins) for path, words in endpoint.changes]
     body = {**draft.config, "HostConfig": draft.host}
-    if any(endpoint.settings for endpoint in first):
+    if len(first) > 1 or any(endpoint.settings for endpoint in first):
         body["NetworkingConfig"] = {"EndpointsConfig": {endpoint.key: endpoint.settings for endpoint in first}}
     name = container["Name"].lstrip("/")
     changes, notes = tuple(draft.changes), tuple(draft.notes)

@@ -1,8 +1,9 @@
 """The networks of a copy: from the state that the engine tells (NetworkSettings) to the settings that it takes. Pure.
 
-One network can be given to ContainerCreate (more only since API 1.44); the others are connected before the start. Of
-an endpoint only the settings go back, not what the engine made of them (moby api/types/network/endpoint.go). Up to
-API 1.43 it lists the container's own short id among the aliases, and adds it again (daemon/container_operations.go).
+Since API 1.44 (engine 25) ContainerCreate takes all networks, with a MAC address and a gateway's priority each; before,
+it takes one, and the others are connected before the start. Of an endpoint only the settings go back, not what the
+engine made of them (moby api/types/network/endpoint.go). Up to API 1.43 it lists the container's own short id among
+the aliases, and adds it again (daemon/container_operations.go).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from attrs import frozen
 from safedlv.values import Value
 
 SETTINGS: Final = ("IPAMConfig", "Links", "Aliases", "DriverOpts", "GwPriority")
+SINCE_1_44: Final = "DNSNames"
+"""What every endpoint has in the answers of an engine of API 1.44 or later."""
 BUILT_IN: Final = frozenset({"", "default", "bridge", "host", "none"})
 ONLY_ONE_HAS: Final = {
     "IPAMConfig": "no address of its own choice in the network",
@@ -36,7 +39,7 @@ class Endpoint(Value):
 def endpoints(
     container: dict[str, Any], *, beside: bool
 ) -> tuple[tuple[Endpoint, ...], tuple[Endpoint, ...], tuple[str, ...]]:
-    """What ContainerCreate is given (one or none), what is to be connected after it, and what to be disconnected."""
+    """What ContainerCreate is given, what is to be connected after it, and what to be disconnected."""
     mode = str(container["HostConfig"].get("NetworkMode") or "default")
     networks: dict[str, Any] = (container.get("NetworkSettings") or {}).get("Networks") or {}
     if mode.startswith("container:"):
@@ -46,10 +49,13 @@ def endpoints(
     joins = tuple(endpoint for name, endpoint in made.items() if name != first)
     if first is None:
         return (), joins, ("bridge" if mode == "default" else mode,)
+    own = made[first]
+    own.settings.pop("MacAddress", None)  # one that was chosen is in Config.MacAddress
     if mode in BUILT_IN:  # of these the engine takes no address and no alias
-        kept = {key: value for key, value in made[first].settings.items() if key in ("DriverOpts", "GwPriority")}
-        return (Endpoint(mode, kept),), joins, ()
-    return (made[first],), joins, ()
+        own = Endpoint(mode, {key: value for key, value in own.settings.items() if key in ("DriverOpts", "GwPriority")})
+    if any(SINCE_1_44 in (found or {}) for found in networks.values()):
+        return (own, *joins), (), ()
+    return (own,), joins, ()
 
 
 def _is_of(mode: str, name: str, endpoint: dict[str, Any]) -> bool:
@@ -65,6 +71,8 @@ def _endpoint(name: str, found: dict[str, Any], container: str, *, beside: bool)
         settings["Aliases"] = aliases
     else:
         settings.pop("Aliases", None)
+    if SINCE_1_44 in found and found.get("MacAddress") and not beside:
+        settings["MacAddress"] = found["MacAddress"]  # whether somebody chose it is not told
     changes = []
     for key in ONLY_ONE_HAS if beside else ():
         if settings.pop(key, None):

@@ -143,6 +143,7 @@ class Join(Step):
                 aliases=settings.get("Aliases"),
                 links=[tuple(str(link).split(":", 1)) for link in settings.get("Links") or []] or None,
                 driver_opt=settings.get("DriverOpts"),
+                mac_address=settings.get("MacAddress"),
             ),
         )
 

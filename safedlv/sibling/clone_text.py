@@ -284,6 +284,6 @@ def _of_network(container: Document) -> Iterator[str]:
 
 def _further_networks(container: Document, name: str) -> Iterator[str]:
     """Commands for the networks after the first; without addresses and aliases, which the original has."""
-    _, joins, _ = endpoints(container, beside=True)
-    for endpoint in joins:
+    first, joins, _ = endpoints(container, beside=True)
+    for endpoint in (*first[1:], *joins):
         yield f"docker network connect {shlex.quote(endpoint.key)} {name}"

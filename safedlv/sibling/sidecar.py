@@ -28,7 +28,15 @@ from safedlv.runtimes.docker import Engine, inspect
 from safedlv.runtimes.engine import EngineError, unix_socket
 from safedlv.session import keeper
 from safedlv.session.bystander import ended
-from safedlv.session.launch import Delve, arguments, is_guarded, listens_on_unix, number_of, private_directory
+from safedlv.session.launch import (
+    Delve,
+    arguments,
+    is_guarded,
+    listens_on_unix,
+    number_of,
+    private_directory,
+    start_keeper,
+)
 from safedlv.session.listen import UNIX, Listener
 from safedlv.sibling import checkout, needs
 from safedlv.sibling.directory import LOG, make
@@ -159,7 +167,7 @@ def start(
     Raises SafedlvError, with nothing left behind.
     """
     directory, listener = os.path.dirname(prepared.plan.directory), None
-    keeper_pid, lifeline = keeper.start(directory, found.pid, guarded=prepared.guarded)
+    keeper_pid, lifeline = start_keeper(directory, found, guarded=prepared.guarded)
     try:
         if prepared.socket_path and not os.path.lexists(prepared.socket_path):
             lifeline.send(keeper.SOCKET + os.fsencode(prepared.socket_path))
@@ -205,7 +213,7 @@ class SidecarDelve(Delve):
     ) -> None:
         self.engine, self.plan, self.first_commands = prepared.engine, prepared.plan, prepared.first_commands
         try:
-            self.target = os.pidfd_open(target)
+            self.target, self.attached_to = os.pidfd_open(target), target
             super().__init__(pid, os.path.dirname(self.plan.directory), True, log, keeper_pid, lifeline)
         except OSError as error:  # EINVAL: PID 0, the container has ended before it was looked at
             if error.errno not in (errno.ESRCH, errno.EINVAL):

@@ -8,8 +8,8 @@ Delve's source is the module of the dlv at hand, copied from Go's module cache a
 command line, and service/dap every session whose test needs nothing but a client. Left out are those that look into
 the file dlv, which is a script here, or put hooks into a server of their own process; and one that fails by itself.
 
-Known to differ: TestBadAttachRequest. It asks for dlv's words where no process is named and where processId is "1",
-and for no event before a refusal; safedlv lists the processes there are, takes "1", and says why in the console.
+Known to differ: TestBadAttachRequest, in two of its questions. It asks for dlv's words where no process is named and
+where processId is "1"; safedlv lists the processes there are, takes "1", and says in the console why that is refused.
 
 Prints each difference with what the test said; exit code 1 when there is one.
 """

@@ -7,16 +7,19 @@ import os
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import build_go, require, wait_until
+from tests.support import ROOT, build_go, require, wait_until
 
 START_SECONDS = 60.0
 PROBER = Path(__file__).parent / "prober"
+NEWER = ROOT / ".cache" / "newer" / "usr"
+"""Where tests/tools.sh puts a newer engine, its client, and docker compose."""
 
 
 class Engine:
@@ -80,6 +83,47 @@ def running_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def docker_engine(running_engine: None) -> Iterator[Engine]:
     """The engine; what a test starts with it is removed after the test."""
+    engine = Engine()
+    yield engine
+    engine.remove_containers()
+
+
+@pytest.fixture(scope="session")
+def newer_host() -> Iterator[str]:
+    """The DOCKER_HOST of a newer engine, in a network namespace of its own: its bridges are not another engine's."""
+    require(os.geteuid() == 0, "only root can start an engine")
+    require((NEWER / "sbin" / "dockerd").exists(), "needs a newer Docker Engine: tests/tools.sh test")
+    directory = Path(tempfile.mkdtemp(prefix="newer-", dir="/tmp"))
+    host = f"unix://{directory}/socket"
+    of_it = " ".join(f"--{name}={directory}/{name}" for name in ("data-root", "exec-root", "pidfile"))
+    words = ["unshare", "--net", "--mount", "--propagation", "slave"]
+    words += ["sh", "-c", f"ip link set lo up; exec dockerd --host={host} {of_it}"]
+    with pytest.MonkeyPatch.context() as patch, (directory / "log").open("wb") as output:
+        patch.setenv("DOCKER_HOST", host)
+        patch.setenv("PATH", f"{NEWER}/sbin:{NEWER}/bin", prepend=":")
+        process = subprocess.Popen(words, stdout=output, stderr=output, start_new_session=True)
+        try:
+            wait_until(lambda: process.poll() is not None or answers(), "the newer engine", START_SECONDS)
+            assert process.poll() is None, (directory / "log").read_text()[-400:]
+            patch.undo()
+            yield host
+        finally:
+            process.terminate()
+            process.wait(timeout=START_SECONDS)
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def newer_engine(newer_host: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Engine]:
+    """The newer engine, and docker compose as the docker command finds it."""
+    monkeypatch.setenv("DOCKER_HOST", newer_host)
+    monkeypatch.setenv("PATH", f"{NEWER}/sbin:{NEWER}/bin", prepend=":")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("SAFEDLV_AUDIT", str(tmp_path / "audit.log"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    plugins = tmp_path / "config" / "cli-plugins"
+    plugins.mkdir(parents=True)
+    (plugins / "docker-compose").symlink_to(NEWER / "libexec" / "docker" / "cli-plugins" / "docker-compose")
     engine = Engine()
     yield engine
     engine.remove_containers()

@@ -42,29 +42,42 @@ class InACopy:
 
     def document(self) -> Any:
         """What docker inspect tells about the copy."""
-        (name,) = copies(self.box)
-        return json.loads(self.box.engine.docker("inspect", name).stdout)[0]
+        return document_of_copy(self.box)
 
     def visit(self) -> threading.Thread:
         """A request to the copy's server, in the background, made again until it listens."""
-        words = [sys.executable, "-S", "-c", GET % PORT]
-        enter = ["nsenter", f"--net=/proc/{self.document()['State']['Pid']}/ns/net"]
-
-        def answered() -> bool:
-            try:
-                done = subprocess.run([*enter, *words], capture_output=True, check=False, timeout=60)
-            except subprocess.TimeoutExpired:
-                return False
-            return b"hello" in done.stdout
-
-        thread = threading.Thread(target=wait_until, args=(answered, "an answer", 40))
-        thread.start()
-        return thread
+        return visit_copy(self.box)
 
     def end(self, within: float = 60) -> tuple[int, str]:
         """Its exit code, and what it has said."""
         _, err = self.process.communicate(timeout=within)
         return self.process.returncode, err
+
+
+def document_of_copy(box: Box) -> Any:
+    """What docker inspect tells about the one copy of a target."""
+    (name,) = copies(box)
+    return json.loads(box.engine.docker("inspect", name).stdout)[0]
+
+
+def visit_copy(box: Box) -> threading.Thread:
+    """A request to the server in a target's copy, in the background, made again until it listens, or has ended."""
+    words = [sys.executable, "-S", "-c", GET % PORT]
+    pid = document_of_copy(box)["State"]["Pid"]
+    enter = ["nsenter", f"--net=/proc/{pid}/ns/net"]
+
+    def answered() -> bool:
+        if not Path(f"/proc/{pid}").exists():
+            return True
+        try:
+            done = subprocess.run([*enter, *words], capture_output=True, check=False, timeout=60)
+        except subprocess.TimeoutExpired:
+            return False
+        return b"hello" in done.stdout
+
+    thread = threading.Thread(target=wait_until, args=(answered, "an answer", 40))
+    thread.start()
+    return thread
 
 
 def copies(box: Box) -> list[str]:

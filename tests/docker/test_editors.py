@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from safedlv.target import resolve
+from tests.docker.copies import assert_nothing_is_left, copies
 from tests.docker.sidecars import DEBIAN, PORT, SCRATCH, Box
 from tests.live.vscode import VsCode, configurations, resolved
-from tests.support import ROOT, SAFEDLV, assert_unharmed, require
+from tests.support import ROOT, SAFEDLV, require
 
 MakeBox = Callable[..., Box]
 
@@ -39,10 +40,12 @@ def shim(tmp_path: Path, newest_dlv: str) -> Path:
         "a container, by its name",
         "a container, and ask when it is refused",
         "a container, from one beside it",
+        "a copy of a container",
         "a Compose service",
     ],
 )
-def test_a_container(name: str, make_box: MakeBox, shim: Path) -> None:
+def test_a_container(name: str, make_box: MakeBox, shim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     box = make_box(SCRATCH)
     text = json.dumps(configurations()[name])
     assert "docker:" in text
@@ -53,8 +56,10 @@ def test_a_container(name: str, make_box: MakeBox, shim: Path) -> None:
         bound = editor.client.request("setFunctionBreakpoints", breakpoints=[{"name": "main.greeting"}])["breakpoints"]
         assert bound[0]["verified"]
         editor.client.request("configurationDone")
+        assert len(copies(box)) == (name == "a copy of a container")
         assert editor.stop() == 0
-    assert_unharmed(box.pid)
+    assert_nothing_is_left(box)
+    box.assert_left_alone()
 
 
 def picked(*words: str, **environment: str) -> str:

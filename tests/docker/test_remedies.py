@@ -174,7 +174,11 @@ def default_user(told: str, case: Case) -> str:
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if len(case.fix) > 1])
 def test_nothing_of_it_can_be_left_out(container: Container, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each change taken out of the commands alone: it is refused again, at the first step."""
+    """Each change taken out of the commands alone: it is refused again.
+
+    An engine of 28 starts a user's program with capabilities that end with the start, but let the kernel find the file
+    readable (fs/exec.c: would_dump): the process is dumpable, and only /proc/PID/exe stays closed.
+    """
     case = CASES[name]
     told = container.doctor(case.tracer)["fix"]["commands"]["docker"]
     marks = {"user": "--user [0-9:]+ ", "root": "--user [0-9:]+ ", "seccomp": "--security-opt [^ ]+ "}
@@ -185,7 +189,8 @@ def test_nothing_of_it_can_be_left_out(container: Container, name: str, monkeypa
         if "--user" not in less and case.tracer != "container":
             less = less.replace("exec -it", f"exec -it --user {case.tracer.partition(':')[2]}")
         answers = container.type_in(less, monkeypatch)
-        assert answers["attach"] == errno.EPERM, f"without {change}"
+        refused = {name: number for name, number in answers.items() if number}
+        assert refused in ({"attach": errno.EPERM}, {"exe": errno.EACCES}), f"without {change}"
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -18,12 +18,20 @@ async function session() {
   const initialized = client.waitForEvent("initialized");
   await client.attachRequest({ mode: "local", processId, safedlv });
   await initialized;
+  const functions = { breakpoints: [{ name: "main.greeting" }] };
+  const named = await client.setFunctionBreakpointsRequest(functions);
+  say({ verified: named.body.breakpoints[0].verified });
+  const reached = client.waitForEvent("stopped");
+  await client.configurationDoneRequest();
+  say("running");
+  const first = (await reached).body;
+  say({ reason: first.reason });
+  await client.setFunctionBreakpointsRequest({ breakpoints: [] });
   const breakpoints = [{ line: Number(line), condition: 'v.Path == "/you"' }];
   const set = await client.setBreakpointsRequest({ source: { path: source }, breakpoints });
   say({ verified: set.body.breakpoints[0].verified });
   const stopped = client.waitForEvent("stopped");
-  await client.configurationDoneRequest();
-  say("running");
+  await client.continueRequest({ threadId: first.threadId });
   const threadId = (await stopped).body.threadId;
   await client.threadsRequest();
   const frame = (await client.stackTraceRequest({ threadId, levels: 5 })).body.stackFrames[0];
@@ -39,7 +47,12 @@ async function session() {
   say({ reason: (await stepped).body.reason });
   const logs = [{ line: Number(line), logMessage: "path {v.Path}" }];
   await client.setBreakpointsRequest({ source: { path: source }, breakpoints: logs });
+  const logged = new Promise((resolve) => {
+    client.on("output", (event) => event.body.output.includes("path ") && resolve(event.body.output));
+  });
   await client.continueRequest({ threadId });
+  say("running");
+  say({ logged: (await logged).includes("/you") });
   const paused = client.waitForEvent("stopped");
   await client.pauseRequest({ threadId });
   say({ reason: (await paused).body.reason });

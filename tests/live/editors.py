@@ -17,7 +17,7 @@ MODULES = ROOT / ".cache" / "editor" / "node_modules"
 
 
 def session(address: str, processid: object, source: Path, line: int, visit: Callable[[], object], **own: Any) -> None:
-    """From a refused attach to the end; ``visit`` makes the program come by ``line`` of ``source``."""
+    """From a refused attach to the end; ``visit`` makes the program come by ``line`` of ``source``, twice."""
     require(shutil.which("node") and MODULES.is_dir(), "needs node, and what `make tools` installs by npm")
     words = ["node", str(Path(__file__).with_name("editor.cjs")), address.rpartition(":")[2], str(processid)]
     words += [str(source), str(line), *([json.dumps(own)] if own else [])]
@@ -30,6 +30,8 @@ def session(address: str, processid: object, source: Path, line: int, visit: Cal
             if said[-1] == "running":
                 visit()
     assert said[0] == {"refused": "Failed to attach"}, said
-    assert said[1:4] == [{"verified": True}, "running", {"function": "main.greeting", "line": line}], said
-    assert "v" in said[4]["variables"]
-    assert said[5:] == [{"evaluated": '"/you"'}, {"reason": "step"}, {"reason": "pause"}, "left"]
+    assert said[1:4] == [{"verified": True}, "running", {"reason": "function breakpoint"}], said
+    assert said[4:6] == [{"verified": True}, {"function": "main.greeting", "line": line}], said
+    assert "v" in said[6]["variables"]
+    assert said[7:9] == [{"evaluated": '"/you"'}, {"reason": "step"}], said
+    assert said[9:] == ["running", {"logged": True}, {"reason": "pause"}, "left"], said

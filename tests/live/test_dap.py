@@ -299,7 +299,7 @@ def test_a_refused_attach_can_be_retried(newest_dlv: str, start: Start, server: 
     client = start().client()
     for processid, words in (
         (999999999, "there is no process 999999999"),
-        (-4, "-4 is no process: PIDs begin at 1"),
+        (-4, "invalid process ID: -4"),
         ("nonsense", '"nonsense" is no target'),
         ("name:[", "is no pattern"),
         ("name:no such command line anywhere", "no process has a command line that matches"),
@@ -314,7 +314,10 @@ def test_a_refused_attach_can_be_retried(newest_dlv: str, start: Start, server: 
         ("sidecar", "is no object"),
         ({"via": "magic"}, "it may be never, ask, sidecar or clone"),
         ({"bia": "ask"}, 'there is no "safedlv": {"bia"'),
-        ({"guard": True}, "is not there yet"),
+        ({"guard": "of"}, "it may be on or off"),
+        ({"tracer": 7}, "is no text"),
+        ({"maxPause": 1}, "is not there yet"),
+        ({"onDisconnect": "continue"}, "is not there yet"),
     ):
         assert words in client.refused("attach", processId=server.pid, safedlv=own), own
     command = Path(f"/proc/{server.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()

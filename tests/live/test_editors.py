@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from safedlv.dap_attach import KEYS, WAYS
+from safedlv.dap_settings import KEYS, WORDS
 from tests.clients import Dap
 from tests.live.leftovers import nothing_left_behind  # noqa: F401  pytest finds fixtures by their names here
 from tests.live.vscode import EXAMPLES, VsCode, configurations, read_jsonc, resolved
@@ -58,7 +58,7 @@ def test_a_configuration_is_what_the_extension_knows(name: str) -> None:
 def test_our_own_keys_are_those_that_there_are(name: str) -> None:
     own = configurations()[name].get("safedlv", {})
     assert set(own) <= set(KEYS)
-    assert own.get("via", WAYS[0]) in WAYS
+    assert all(own[key] in words for key, words in WORDS.items() if key in own)
 
 
 def test_the_schema_is_not_met_by_anything() -> None:
@@ -130,7 +130,7 @@ def test_other_editors_start_what_there_is(newest_dlv: str) -> None:
         text = (EDITORS / name).read_text()
         assert '"safedlv"' in text
         assert '"dap"' in text
-        assert set(re.findall(r'via *=? *"(\w+)"', text)) <= set(WAYS)
+        assert set(re.findall(r'via *=? *"(\w+)"', text)) <= set(WORDS["via"])
 
 
 # ------------------------------------------------------------ sessions

@@ -42,7 +42,10 @@ class Attached:
     """``safedlv attach --headless`` under way."""
 
     def __init__(self, pid: int | None, *flags: str) -> None:
-        command = [*SAFEDLV, "attach", "--headless", *flags, *([str(pid)] if pid else [])]
+        self.listen([*SAFEDLV, "attach", "--headless", *flags, *([str(pid)] if pid else [])])
+
+    def listen(self, command: list[str]) -> None:
+        """Start it, and wait for the line that says where it listens."""
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

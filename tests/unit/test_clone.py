@@ -108,6 +108,12 @@ def test_an_image_whose_name_was_given_away_goes_by_its_id() -> None:
         ("default", {}, {}, [], ("bridge",)),
         ("default", {"bridge": {"IPAMConfig": {"IPv4Address": "172.17.0.9"}, "DriverOpts": {"a": "b"}}},
          {"default": {"DriverOpts": {"a": "b"}}}, [], ()),
+        ("a",
+         {"a": {"DNSNames": [], "MacAddress": "02::1"}, "b": {"DNSNames": [], "MacAddress": "02::2", "GwPriority": 1}},
+         {"a": {}, "b": {"MacAddress": "02::2", "GwPriority": 1}}, [], ()),
+        ("default", {"bridge": {"DNSNames": None, "MacAddress": "02::1"}, "b": {"DNSNames": ["b"]}},
+         {"default": {}, "b": {}}, [], ()),
+        ("a", {"a": {"MacAddress": "02::1"}, "b": {"MacAddress": "02::2"}}, {}, ["b"], ()),
     ],
 )  # fmt: skip
 def test_networks(mode: str, networks: Document, first: Document, joins: list[str], leaves: tuple[str, ...]) -> None:

@@ -39,6 +39,8 @@ RANKS = {
     "attach": 4,
     "dap": 4,
     "dap_attach": 4,
+    "dap_copy": 4,
+    "dap_settings": 4,
     "judgement": 4,
     "inquiry": 4,
     "doctor": 4,
