@@ -1,4 +1,4 @@
-"""One selector, and who reacts to what: the loop that a session runs in."""
+"""One poller, and who reacts to what: the loop that a session runs in."""
 
 from __future__ import annotations
 

@@ -195,7 +195,9 @@ def _stepping(client: JsonRpc | None, moments: random.Random) -> None:
     client = _breakpoint(client, functionName="main.work")
     client.command("continue")
     for _ in range(moments.randint(0, 5)):
-        client.command(moments.choice(("next", "step")))
+        state = client.command(moments.choice(("next", "step")))
+        if state.get("NextInProgress"):  # another goroutine came to the breakpoint meanwhile
+            client.call("CancelNext")
     client.send("Command", name=moments.choice(("next", "step", "stepOut")))
     time.sleep(moments.uniform(0, 0.01))
 
