@@ -185,15 +185,15 @@ def _session(dlv: str, line: CommandLine, found: Found, listener: Listener | Non
     from safedlv.session import launch
 
     if line.on("check-go-version", default=True):
-        _check_go_version(dlv, found, listener)
+        _check_go_version(dlv, found, listener, refuse="check-go-version" in line.flags)
     launch.hold_signals()
     return serve(launch.start(dlv, delegate.version_of(dlv), line, found, listener), dlv, line, listener, log)
 
 
-def _check_go_version(dlv: str, found: Found, listener: Listener | None) -> None:
-    """Refuse, as dlv exec does, a dlv that is too old for the target's Go, or too new: on attach dlv forgets to.
+def _check_go_version(dlv: str, found: Found, listener: Listener | None, *, refuse: bool) -> None:
+    """A dlv that is too old for the target's Go, or too new: refused, as by dlv exec, who asks for that; else said.
 
-    Raises SafedlvError.
+    dlv attach itself forgets to check, and scripts rely on that. Raises SafedlvError.
     """
     from safedlv.facts.go_range import surely_unsupported
     from safedlv.wrappers import build_info
@@ -208,7 +208,10 @@ def _check_go_version(dlv: str, found: Found, listener: Listener | None) -> None
 
     try:
         require_supported_go(dlv, found)
-    except SafedlvError:
+    except SafedlvError as error:
+        if not refuse:
+            sys.stderr.write(f"safedlv: {error.sentence}\n")
+            return
         if listener is not None:
             listener.close()
         raise

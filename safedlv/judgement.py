@@ -46,6 +46,7 @@ from safedlv.probe.context import Context
 from safedlv.probe.sequence import LOOKED
 
 NOBODY = -1
+ZOMBIE = "Z"
 SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h
 
 
@@ -61,6 +62,8 @@ def judge_attempt(found: target.Found, raw: runner.RawAttempt | None, prober: in
     evidence = _evidence(found, attempt, facts, tracer=os.getpid())
     if _has_ended(found):  # what was read of it last is of no process any more
         return judge_nothing(found.pid, hidden=False)
+    if raw is not None and facts.status.state != ZOMBIE and read_process(found.pid).status.state == ZOMBIE:
+        return judge_attempt(found, None, prober)  # it ended while it was looked at, and nobody has collected it
     if attempt is None or attempt.failed or attempt.failed_need:
         evidence = _asked_further(evidence, found, facts, prober)
     held = attempt.stopped_us + attempt.threads_stopped_us if attempt else 0

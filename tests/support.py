@@ -31,9 +31,9 @@ def require(ok: object, reason: str) -> None:
     pytest.skip(reason)
 
 
-def count(full: int) -> int:
-    """How often a long trial runs: in full by ``make test-long``, at a tenth otherwise."""
-    return full if os.environ.get("SAFEDLV_LONG") else max(full // 10, 1)
+def count(full: int, short: int = 0) -> int:
+    """How often a long trial runs: in full by ``make test-long``, else at a tenth, or ``short`` where given."""
+    return full if os.environ.get("SAFEDLV_LONG") else short or max(full // 10, 1)
 
 
 def wait_until(condition: Callable[[], T], what: str, within: float = 15.0) -> T:

@@ -110,7 +110,7 @@ class Box:
 
     def __init__(self, engine: Engine, image: str, program: list[str], *run: str) -> None:
         self.engine = engine
-        self.first = engine.run(*run, image, *program)
+        self.first = engine.run("--stop-timeout", "1", *run, image, *program)  # a shell as PID 1 ignores SIGTERM
         self.name = engine.last
         wait_until(lambda: "serving" in self.logs(), f"{program} serves", 30)
         self.pid = next(pid for pid in family(self.first) if status(pid, "Name") in ("server", "unreadable", "greeter"))
