@@ -13,10 +13,9 @@ import os
 import sys
 
 from safedlv import command_line, delegate, target
+from safedlv.command_line import CLONE, DIRECT, SIDECAR
 from safedlv.errors import SafedlvError, UsageError, printable
 from safedlv.probe import runner
-
-DIRECT, SIDECAR, CLONE = "direct", "sidecar", "clone"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -184,16 +183,21 @@ def _session(dlv: str, line: CommandLine, found: Found, listener: Listener | Non
         delegate.become(dlv, [*line.handed_on(()), str(found.pid), *line.args[1:]])
     from safedlv.session import launch
 
-    if line.on("check-go-version", default=True):
-        _check_go_version(dlv, found, listener, refuse="check-go-version" in line.flags)
+    if line.on("check-go-version", default=True) and (why := unsupported_go(dlv, found)):
+        # dlv attach itself forgets to check, and scripts rely on that: refused only for who asks for it
+        if "check-go-version" in line.flags:
+            if listener is not None:
+                listener.close()
+            raise why
+        sys.stderr.write(f"safedlv: {why.sentence}\n")
     launch.hold_signals()
     return serve(launch.start(dlv, delegate.version_of(dlv), line, found, listener), dlv, line, listener, log)
 
 
-def _check_go_version(dlv: str, found: Found, listener: Listener | None, *, refuse: bool) -> None:
-    """A dlv that is too old for the target's Go, or too new: refused, as by dlv exec, who asks for that; else said.
+def unsupported_go(dlv: str, found: Found) -> SafedlvError | None:
+    """Why a dlv does not support the target's Go, being too old for it or too new; None when it does.
 
-    dlv attach itself forgets to check, and scripts rely on that. Raises SafedlvError.
+    A dlv whose file does not tell is not asked, since that takes half a second: then it is None too.
     """
     from safedlv.facts.go_range import surely_unsupported
     from safedlv.wrappers import build_info
@@ -201,20 +205,16 @@ def _check_go_version(dlv: str, found: Found, listener: Listener | None, *, refu
     try:
         info = build_info(found.procdir)
     except OSError:  # not ours to read: dlv sees to the rest
-        return
+        return None
     if info is None or not surely_unsupported(dlv, info.go_version):
-        return
+        return None
     from safedlv.sibling.needs import require_supported_go
 
     try:
         require_supported_go(dlv, found)
     except SafedlvError as error:
-        if not refuse:
-            sys.stderr.write(f"safedlv: {error.sentence}\n")
-            return
-        if listener is not None:
-            listener.close()
-        raise
+        return error
+    return None
 
 
 def serve(delve: Delve, dlv: str, line: CommandLine, listener: Listener | None, log: int) -> int:

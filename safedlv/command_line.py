@@ -36,6 +36,8 @@ DLV_FLAGS = {
     "waitfor-interval": "float",
     "wd": "string",
 }
+DIRECT, SIDECAR, CLONE = "direct", "sidecar", "clone"
+"""What --via may say."""
 OWN_FLAGS = {
     "no-proxy": "bool",
     "probe-timeout": "float",

@@ -5,13 +5,13 @@ arguments -> target -> probe -> (refused: a dialog, the report in the console)  
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from safedlv import target, wrappers
-from safedlv.dap_settings import ASK, CLONE, NEVER, OWN, SIDECAR, Settings, read_settings
+from safedlv.attach import unsupported_go
+from safedlv.command_line import CLONE, SIDECAR
+from safedlv.dap_settings import ASK, NEVER, OWN, Settings, read_settings
 from safedlv.errors import SafedlvError, printable
-from safedlv.facts.go_range import surely_unsupported
 from safedlv.probe import runner
 from safedlv.session.dap_decision import Elsewhere, Local, Refused, Waiting
 from safedlv.session.dap_messages import argument, without
@@ -126,25 +126,12 @@ class Attaching:
         attempt = self._probe(found)
         if attempt is None or runner.refused(attempt):
             return self._explain(found, attempt)
-        self._check_go_version(found)
+        if self.line.on("check-go-version", default=True) and (why := unsupported_go(self.dlv, found)):
+            raise why
         arguments = self._for_dlv(found.pid)
         if found.container:
             arguments = self._with_sources(arguments or self.arguments, found)
         return Local(found.pid, stopped=found.before.stopped, arguments=arguments, guarded=self.settings.guarded)
-
-    def _check_go_version(self, found: Found) -> None:
-        """Refuse a target that dlv does not support, as dlv itself does it for what it launches.
-
-        A dlv whose file does not tell is not asked: that takes half a second.
-        """
-        if not self.line.on("check-go-version", default=True):
-            return
-        with contextlib.suppress(OSError):  # the program cannot be opened
-            info = wrappers.build_info(found.procdir)
-            if info is not None and surely_unsupported(self.dlv, info.go_version):
-                from safedlv.sibling.needs import require_supported_go
-
-                require_supported_go(self.dlv, found)
 
     def _probe(self, found: Found) -> runner.RawAttempt | None:
         """None when the target is not to be touched: it could not be left as it was, or is ourselves."""

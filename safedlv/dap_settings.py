@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from safedlv.command_line import CLONE, SIDECAR
 from safedlv.errors import SafedlvError, printable
 from safedlv.session.dap_messages import argument
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 OWN = "safedlv"
 """The argument that holds ours; dlv does not get it."""
-NEVER, ASK, SIDECAR, CLONE = "never", "ask", "sidecar", "clone"
+NEVER, ASK = "never", "ask"
 WORDS = {"via": (NEVER, ASK, SIDECAR, CLONE), "guard": ("on", "off")}
 """Settings that are one of a few words, which each has when it is not given: none."""
 KEYS = ("via", "target", "guard", "tracer")

@@ -10,14 +10,12 @@ from __future__ import annotations
 import ctypes
 import os
 
-from safedlv.linux.tracing import NT_PRSTATUS, PTRACE_GETREGSET, ptrace
+from safedlv.linux.tracing import NT_PRSTATUS, PTRACE_GETREGSET, PTRACE_POKEUSER, PTRACE_SETREGSET, Iovec, ptrace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-PTRACE_POKEUSER: Final = 6
-PTRACE_SETREGSET: Final = 0x4205
 _DEBUG_CONTROL: Final = 848 + 7 * 8
 """offsetof(struct user, u_debugreg[7]) on x86_64: which hardware watchpoints are on."""
 
@@ -65,13 +63,7 @@ MACHINE: Final = MACHINES.get(os.uname().machine)
 """This one's; None where it is not known."""
 
 _buffer = (ctypes.c_ulong * 64)()
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("len", ctypes.c_size_t))
-
-
-_iovec = _Iovec(ctypes.addressof(_buffer), ctypes.sizeof(_buffer))
+_iovec = Iovec(ctypes.addressof(_buffer), ctypes.sizeof(_buffer))
 
 
 def read_registers(tid: int) -> list[int]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # include/uapi/linux/ptrace.h
 PTRACE_PEEKDATA: Final = 2
 PTRACE_POKEDATA: Final = 5
+PTRACE_POKEUSER: Final = 6
 PTRACE_CONT: Final = 7
 PTRACE_ATTACH: Final = 16
 PTRACE_DETACH: Final = 17
@@ -27,10 +28,14 @@ PTRACE_SETOPTIONS: Final = 0x4200
 PTRACE_GETEVENTMSG: Final = 0x4201
 PTRACE_GETSIGINFO: Final = 0x4202
 PTRACE_GETREGSET: Final = 0x4204
+PTRACE_SETREGSET: Final = 0x4205
 PTRACE_SEIZE: Final = 0x4206
 PTRACE_INTERRUPT: Final = 0x4207
+PTRACE_LISTEN: Final = 0x4208
 PTRACE_SECCOMP_GET_FILTER: Final = 0x420C
 PTRACE_O_TRACECLONE: Final = 0x8
+PTRACE_O_TRACEEXIT: Final = 0x40
+PTRACE_EVENT_EXIT: Final = 6
 PTRACE_EVENT_STOP: Final = 128
 
 NT_PRSTATUS: Final = 1  # include/uapi/linux/elf.h
@@ -55,11 +60,11 @@ _siginfo = (ctypes.c_int * 32)()  # siginfo_t is 128 bytes
 _registers = (ctypes.c_ulong * 256)()
 
 
-class _Iovec(ctypes.Structure):
+class Iovec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("len", ctypes.c_size_t))
 
 
-_register_iovec = _Iovec(ctypes.addressof(_registers), ctypes.sizeof(_registers))
+_register_iovec = Iovec(ctypes.addressof(_registers), ctypes.sizeof(_registers))
 
 
 def ptrace(request: int, tid: int, addr: int = 0, data: int = 0) -> None:
@@ -143,6 +148,15 @@ def tgkill(tgid: int, tid: int, signal: int) -> None:
         raise OSError(code, f"tgkill({tgid}, {tid}, {signal}): {os.strerror(code)}")
 
 
+def may_signal(pid: int) -> bool:
+    """Whether the process is there, and ours to signal (kill(2))."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
 def wait_stopped(tid: int) -> int | None:
     """The signal that tracee ``tid`` is stopped at, or None while it runs on (waitpid(2) with WNOHANG and __WALL).
 
@@ -169,8 +183,8 @@ def wait_event(tid: int) -> tuple[int, int] | None:
 def process_vm_readv(pid: int, addr: int, size: int) -> bytes:
     """``size`` bytes at ``addr`` of another process (process_vm_readv(2)). Raises OSError."""
     buffer = ctypes.create_string_buffer(size)
-    local = _Iovec(ctypes.addressof(buffer), size)
-    remote = _Iovec(addr, size)
+    local = Iovec(ctypes.addressof(buffer), size)
+    remote = Iovec(addr, size)
     count = _libc.process_vm_readv(
         pid, ctypes.byref(local), ctypes.c_ulong(1), ctypes.byref(remote), ctypes.c_ulong(1), ctypes.c_ulong(0)
     )

@@ -15,7 +15,7 @@ import os
 import select
 import time
 
-from safedlv.linux.tracing import SIGCONT, SIGSTOP
+from safedlv.linux.tracing import SIGCONT, SIGSTOP, may_signal
 from safedlv.probe.rehearsal import rehearse
 from safedlv.probe.sequence import STEPS, Progress, RawStep, Sequence, TargetGoneError, word_after
 
@@ -68,21 +68,13 @@ def way_back_is_open(pid: int, before: Before) -> bool:
 
     Only a frozen target is known beforehand not to stop; it is not attached to when there is no way back.
     """
-    if before.stopped or (not before.catches_sigcont and _may_signal(pid)):
+    if before.stopped or (not before.catches_sigcont and may_signal(pid)):
         return True
     from safedlv.facts.cgroup import read_cgroup
     from safedlv.facts.procfs import ProcDir
 
     with ProcDir(pid) as procdir:
         return read_cgroup(procdir).frozen is not True
-
-
-def _may_signal(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
 
 
 def shared_pages() -> mmap.mmap:

@@ -139,8 +139,13 @@ class Bystander:
 
 def traces(dlv: int, target: int) -> bool:
     """Whether a thread of process ``dlv`` traces ``target`` (TracerPid names the tracing thread)."""
-    tracer = _number(f"/proc/{target}/status", b"\nTracerPid:")
+    tracer = tracer_of(target)
     return tracer > 0 and _number(f"/proc/{tracer}/status", b"\nTgid:") == dlv
+
+
+def tracer_of(tid: int) -> int:
+    """The thread that traces a thread (TracerPid, proc_pid_status(5)); 0 for nobody, or when it has ended."""
+    return _number(f"/proc/{tid}/status", b"\nTracerPid:")
 
 
 def ended(pidfd: int, timeout: float) -> bool:

@@ -18,10 +18,10 @@ was not. A dlv that never came (:attr:`Proxy.failure`) is stood in for until the
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
+from safedlv.linux.tracing import may_signal
 from safedlv.session import dap_messages as say
 from safedlv.session import keeper
 from safedlv.session.bystander import NUDGE
@@ -293,7 +293,7 @@ class Proxy:
 
     def _disconnect(self, request: Request, body: bytes) -> None:
         if say.argument(request.arguments, "terminateDebuggee") is True and self.waiting is None:
-            if not self.target or not _may_signal(self.target):  # then only dlv can do it
+            if not self.target or not may_signal(self.target):  # then only dlv can do it
                 self.upstream.put(frame(body))
                 return
             self.upstream.tell_keeper(keeper.INTERRUPT)
@@ -400,14 +400,6 @@ class Proxy:
         if upstream is not None:
             reads = not upstream.ended and (client is None or client.pending < FULL)
             self.loop.watch_channel(upstream, self.on_dlv, reads=reads)
-
-
-def _may_signal(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
 
 
 def _is_local(request: Request) -> bool:

@@ -7,13 +7,10 @@ it: its log goes straight where the user wants it. dlv since 1.24 dials unix soc
 from __future__ import annotations
 
 import os
-import signal
 import socket
 
-from safedlv.errors import SafedlvError
-from safedlv.linux.tracing import name_tracer
 from safedlv.session import keeper
-from safedlv.session.launch import Delve, number_of, private_directory, release_signals
+from safedlv.session.launch import Delve, become_dlv, no_directory, number_of, private_directory
 from safedlv.session.listen import same_user
 
 DIALS_UNIX_SINCE = (1, 24)  # cmd/dlv/cmds/commands.go: dapCmd, netDial
@@ -50,17 +47,14 @@ def start(dlv: str, version: str | None, flags: list[str], log: int, close: list
     """
     directory = private_directory()
     unix = version is not None and number_of(version) >= DIALS_UNIX_SINCE
-    keeper_pid, lifeline = keeper.start(directory, 0, dap=True)
+    keeper_pid, lifeline = keeper.start(directory, dap=True)
     try:
         os.mkdir(directory, 0o700)
         door = _open_door(directory, unix=unix)
     except OSError as error:
         lifeline.close()
         os.waitpid(keeper_pid, 0)
-        raise SafedlvError(
-            f"cannot make the session's directory {directory}: {error.strerror}",
-            "set TMPDIR to a directory that you may write to",
-        ) from error
+        raise no_directory(directory, error) from error
     address = f"unix:{directory}/client" if unix else f"127.0.0.1:{door.getsockname()[1]}"
     argv = [dlv, "dap", *flags, f"--client-addr={address}", *([f"--log-dest={log}"] if log != 2 else [])]
     child = os.fork()
@@ -80,14 +74,12 @@ def _open_door(directory: str, *, unix: bool) -> socket.socket:
 def _become(
     argv: list[str], lifeline: socket.socket, keeper_pid: int, log: int, close: list[int], *, quiet: bool
 ) -> None:
-    """In the child: tell the keeper who we are, then become dlv.
+    """In the child: become dlv.
 
     A process group of its own keeps Ctrl-C from it. It stays in our session: what it launches may need the terminal.
     """
     try:
         os.setpgid(0, 0)
-        name_tracer(keeper_pid)  # the guard is a child of the keeper's
-        lifeline.send(keeper.DLV + b"%d" % os.getpid())
         for fd in close:
             os.close(fd)
         if log > 2:
@@ -95,11 +87,6 @@ def _become(
         if quiet:
             os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
             os.dup2(2, 1)
-        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec keeps that
-            signal.signal(ignored, signal.SIG_DFL)
-        release_signals()
-        os.execv(argv[0], argv)
-    except OSError as error:
-        os.write(2, b"safedlv: cannot start %s: %s\n" % (os.fsencode(argv[0]), os.fsencode(error.strerror or "")))
+        become_dlv(argv, lifeline, keeper_pid)
     finally:
         os._exit(1)

@@ -21,8 +21,19 @@ from contextlib import suppress
 from safedlv.errors import printable
 from safedlv.linux.descriptors import keep_open
 from safedlv.linux.registers import MACHINE
-from safedlv.linux.tracing import PTRACE_CONT, PTRACE_EVENT_STOP, PTRACE_SEIZE, WALL, die_signal, event_message, ptrace
-from safedlv.session.bystander import ended
+from safedlv.linux.tracing import (
+    PTRACE_CONT,
+    PTRACE_EVENT_EXIT,
+    PTRACE_EVENT_STOP,
+    PTRACE_LISTEN,
+    PTRACE_O_TRACEEXIT,
+    PTRACE_SEIZE,
+    WALL,
+    die_signal,
+    event_message,
+    ptrace,
+)
+from safedlv.session.bystander import ended, tracer_of
 from safedlv.session.rescue import hold_on_to, is_gone, listed, needs_rescue, rescue, rescue_late, tracers_of
 
 TYPE_CHECKING = False
@@ -32,28 +43,23 @@ if TYPE_CHECKING:
 
     from safedlv.session.rescue import Target
 
-PTRACE_LISTEN: Final = 0x4208
-PTRACE_O_TRACEEXIT: Final = 0x40
-PTRACE_EVENT_EXIT: Final = 6
 _STOPPING: Final = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 SAMPLE: Final = 0.002
 LOOKS_EVERY: Final = 0.1
 """Seconds between two looks: at first, and at most."""
-ON, OFF, SAVED, LOST = b"on", b"off", b"saved", b"lost"
-"""What the guard says, the first word of a line: it watches; it cannot, and why; dlv died, and what was done then."""
+OFF, SAVED, LOST = b"off", b"saved", b"lost"
+"""What the guard says, the first word of a line: it cannot watch, and why; dlv died, and what was done then."""
 
 
 class Guarding:
     """The keeper's hold on the guard: started when dlv and its target are known, and again when it is killed."""
 
-    def __init__(self, tell: int, target: int) -> None:
+    def __init__(self, tell: int) -> None:
         self.tell = tell
         self.target: Target | None = None
         self.pid = 0
         self.pidfd = -1
         self.off = False
-        if target:
-            self.look_at(target)
 
     def look_at(self, target: int) -> None:
         """Take note of the target as it is before dlv comes; 0: of none. A guard for another one ends."""
@@ -141,7 +147,7 @@ def _has_ended(lifeline: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _say(tell: int, word: bytes, text: str = "") -> None:
+def _say(tell: int, word: bytes, text: str) -> None:
     try:
         os.write(tell, word + b" " + text.encode() + b"\n")
     except OSError:  # nobody listens any more
@@ -176,14 +182,14 @@ class Guard:
         while not ended(self.pidfd, pause):
             tid = self._tracer()
             if tid and self._seize(tid):
-                _say(self.tell, ON)
                 died = self._follow(tid)
             pause = min(pause * 1.01, LOOKS_EVERY)  # to begin with often: it attaches when it has started
         self._rescued(lambda: rescue_late(self.target) if needs_rescue(self.target, died=died) else "")
 
     def _tracer(self) -> int:
-        """The thread of dlv that traces the target; 0 while there is none."""
-        return next((tid for tid in tracers_of(self.target) if tid in listed(self.dlv)), 0)
+        """The thread of dlv that traces the target; 0 while there is none. dlv begins with the target's leader."""
+        tid = tracer_of(self.target.pid)
+        return tid if tid in listed(self.dlv) else 0
 
     def _seize(self, tid: int) -> bool:
         try:
@@ -238,15 +244,7 @@ def _is_killed(tid: int) -> bool:
 def _watches(guard: int, dlv: int, target: Target) -> bool:
     """Whether that guard has seized the thread of dlv that traces the target, or dlv holds nothing yet."""
     tracers = tracers_of(target) & listed(dlv)
-    return all(_tracer_of(tid) == guard for tid in tracers)
-
-
-def _tracer_of(tid: int) -> int:
-    try:
-        with open(f"/proc/{tid}/status", "rb") as file:
-            return int(next((line.split()[1] for line in file if line.startswith(b"TracerPid:")), b"0"))
-    except OSError:
-        return 0
+    return all(tracer_of(tid) == guard for tid in tracers)
 
 
 def _go_on(tid: int, request: int, number: int = 0) -> None:

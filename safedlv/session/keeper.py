@@ -24,6 +24,7 @@ import signal
 import socket
 import time
 
+from safedlv.linux.descriptors import keep_open
 from safedlv.linux.tracing import SIGCONT
 from safedlv.session.bystander import GIVES_UP_AFTER, Bystander, ended, traces
 from safedlv.session.guard import Guarding
@@ -39,7 +40,6 @@ after all; that the engine has made it; the path of a unix socket that safedlv i
 TARGET, UNGUARDED, INTERRUPT = b"t", b"u", b"i"
 """And: the target's PID, and after a space 1 when it was stopped by job control before, else 0; the same of one that is
 not to be guarded; that the target is to be ended, as dlv ends one that it is attached to: with SIGINT."""
-MOST_FDS = (1 << 31) - 1
 ENGINE_WITHIN = 30.0  # seconds for the engine to do one thing
 INSIDE = "session"
 """The directory in the session's that a container is given."""
@@ -47,16 +47,11 @@ NOT_FOUND = 404
 
 
 def start(
-    directory: str,
-    target: int,
-    *,
-    socket_path: str = "",
-    dap: bool = False,
-    guarded: bool = True,
+    directory: str, *, socket_path: str = "", dap: bool = False, guarded: bool = True
 ) -> tuple[int, socket.socket]:
     """Fork the keeper of ``directory``; returns (its PID, our end of its lifeline).
 
-    ``target``: 0 when it is not known yet (TARGET will tell). ``dap``: the dlv will be a ``dlv dap``.
+    The target it is told by TARGET. ``dap``: the dlv will be a ``dlv dap``.
     It keeps no other descriptor of ours, so that whoever waits for the end of one is not kept waiting.
     ``socket_path``: a unix socket that safedlv listens on and would leave behind when it is killed.
     ``guarded``: dlv gets a guard (session/guard.py), which says what it does on our end of the lifeline.
@@ -70,13 +65,12 @@ def start(
     try:
         os.setsid()
         lifeline.close()
-        os.closerange(3, keeper_end.fileno())
-        os.closerange(keeper_end.fileno() + 1, MOST_FDS)
+        keep_open(0, 1, 2, keeper_end.fileno())
         nowhere = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(nowhere, fd)
-        guarding = Guarding(keeper_end.fileno(), target) if guarded else None
-        Keeper(directory, target, dap=dap, guard=guarding).keep(keeper_end)
+        guarding = Guarding(keeper_end.fileno()) if guarded else None
+        Keeper(directory, 0, dap=dap, guard=guarding).keep(keeper_end)
         if left_behind is not None:
             _remove_socket(*left_behind)
     finally:

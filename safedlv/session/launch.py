@@ -151,10 +151,7 @@ def start(dlv: str, version: str | None, line: CommandLine, found: Found, listen
     except OSError as error:
         lifeline.close()
         os.waitpid(keeper_pid, 0)
-        raise SafedlvError(
-            f"cannot make the session's directory {directory}: {error.strerror}",
-            "set TMPDIR to a directory that you may write to",
-        ) from error
+        raise no_directory(directory, error) from error
     argv = arguments(dlv, line, pid, f"unix:{directory}/dlv" if unix else "127.0.0.1:0", log_write, terminal=terminal)
     child = os.fork()
     if child == 0:
@@ -167,7 +164,7 @@ def start(dlv: str, version: str | None, line: CommandLine, found: Found, listen
 
 def start_keeper(directory: str, found: Found, *, guarded: bool, socket_path: str = "") -> tuple[int, socket.socket]:
     """Start the keeper of a session with a process; one that is stopped by job control now is so again at the end."""
-    keeper_pid, lifeline = keeper.start(directory, 0, socket_path=socket_path, guarded=guarded)
+    keeper_pid, lifeline = keeper.start(directory, socket_path=socket_path, guarded=guarded)
     lifeline.send(keeper.TARGET + b"%d %d" % (found.pid, found.before.stopped))
     return keeper_pid, lifeline
 
@@ -201,12 +198,20 @@ def arguments(dlv: str, line: CommandLine, pid: int, address: str, log: int, *, 
 
 
 def _become(argv: list[str], lifeline: socket.socket, log: int, keeper_pid: int) -> None:
-    """In the child: tell the keeper who we are, then become dlv. A session of its own keeps Ctrl-C from it."""
+    """In the child: become dlv. A session of its own keeps Ctrl-C from it."""
     try:
         os.setsid()
+        os.set_inheritable(log, True)
+        become_dlv(argv, lifeline, keeper_pid)
+    finally:
+        os._exit(1)
+
+
+def become_dlv(argv: list[str], lifeline: socket.socket, keeper_pid: int) -> None:
+    """In the child that is to be dlv: tell the keeper who we are, and execute it. Returns only when that fails."""
+    try:
         name_tracer(keeper_pid)  # the guard is a child of the keeper's
         lifeline.send(keeper.DLV + b"%d" % os.getpid())
-        os.set_inheritable(log, True)
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec keeps that
             signal.signal(ignored, signal.SIG_DFL)
         release_signals()
@@ -214,10 +219,15 @@ def _become(argv: list[str], lifeline: socket.socket, log: int, keeper_pid: int)
     except BrokenPipeError:  # the keeper has gone: safedlv was told to leave before dlv was there
         os._exit(0)
     except OSError as error:
-        sys.stderr.write(f"safedlv: cannot start {argv[0]}: {error.strerror}\n")
-        sys.stderr.flush()
-    finally:
-        os._exit(1)
+        os.write(2, b"safedlv: cannot start %s: %s\n" % (os.fsencode(argv[0]), os.fsencode(error.strerror or "")))
+
+
+def no_directory(directory: str, error: OSError) -> SafedlvError:
+    """The sentence for a session's directory that cannot be made."""
+    return SafedlvError(
+        f"cannot make the session's directory {directory}: {error.strerror}",
+        "set TMPDIR to a directory that you may write to",
+    )
 
 
 def private_directory() -> str:

@@ -20,6 +20,7 @@ import sys
 import time
 
 from safedlv.errors import printable
+from safedlv.linux.tracing import may_signal
 from safedlv.session import keeper, rpc
 from safedlv.session.bystander import Bystander
 from safedlv.session.channel import CHUNK, write_all
@@ -219,7 +220,7 @@ class Relay:
         if not self.dlv.attached_to:
             return False
         if request.params is True or rpc.field(request.params, "Kill") is True:
-            if not _may_signal(self.dlv.attached_to):
+            if not may_signal(self.dlv.attached_to):
                 return False
             self.dlv.tell_keeper(keeper.INTERRUPT)
         inward.through = Parting(request.done()).inward
@@ -360,11 +361,3 @@ class Relay:
                 inward.move()
         except OSError:
             return
-
-
-def _may_signal(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True

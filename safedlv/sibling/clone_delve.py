@@ -39,7 +39,7 @@ class Place:
     def __init__(self, inside: str, line: CommandLine) -> None:
         """Raises SafedlvError, with nothing left behind."""
         self.directory = os.path.dirname(inside)
-        self.keeper_pid, self.lifeline = keeper.start(self.directory, 0)
+        self.keeper_pid, self.lifeline = keeper.start(self.directory)
         self.closed = False
         try:
             address = line.text("listen")

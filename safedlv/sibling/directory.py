@@ -7,7 +7,7 @@ import fcntl
 import os
 from typing import Final
 
-from safedlv.errors import SafedlvError
+from safedlv.session.launch import no_directory
 
 LOG: Final = "log"
 LOG_BYTES: Final = 1 << 20  # what a FIFO may hold for one without privilege (/proc/sys/fs/pipe-max-size, pipe(7))
@@ -30,10 +30,7 @@ def make(inside: str, links: dict[str, str]) -> int:
             os.symlink(goal, os.path.join(inside, name))
         log = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # with a writer of our own it has no end
     except OSError as error:
-        raise SafedlvError(
-            f"cannot make the session's directory {directory}: {error.strerror}",
-            "set TMPDIR to a directory that you may write to",
-        ) from error
+        raise no_directory(directory, error) from error
     with contextlib.suppress(OSError):  # room for what dlv writes when we are killed and it must still leave
         fcntl.fcntl(log, fcntl.F_SETPIPE_SZ, LOG_BYTES)
     return log

@@ -8,10 +8,11 @@ from __future__ import annotations
 from attrs import frozen
 
 from safedlv.capabilities import capability_mask
+from safedlv.command_line import CLONE, SIDECAR
 from safedlv.model import Diagnosis
 from safedlv.values import Value
 
-HOST, SIDECAR, CLONE = "host", "sidecar", "clone"
+HOST = "host"
 NO_WAY_ROUND = frozenset(
     {
         *("no-such-process", "zombie", "kernel-thread", "self-attach", "already-traced", "frozen", "uninterruptible"),

@@ -11,34 +11,20 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tests.clients import JsonRpc
-from tests.docker.sidecars import GET, PORT, Box
+from tests.docker.sidecars import GET, PORT, Box, Headless
 from tests.docker.test_relaunch import told
 from tests.support import SAFEDLV, assert_unharmed, our_directories, our_processes, wait_until
 
 LABELS = {"Config.Labels.safedlv.copy", "Config.Labels.safedlv.record"}
 
 
-class InACopy:
+class InACopy(Headless):
     """A session in a copy, headless: what is said, and the copy."""
 
     def __init__(self, box: Box, *words: str) -> None:
         self.box = box
         target = f"docker:{box.name}" if words[0] == "attach" else box.name
-        command = [*SAFEDLV, words[0], "--headless", *words[1:], target]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def address(self) -> str:
-        """Where dlv listens; fails with what was said when it does not."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line.startswith("API server listening at: "), line + self.process.communicate()[1]
-        return line.partition(": ")[2].strip()
-
-    def client(self) -> JsonRpc:
-        client = JsonRpc(self.address())
-        client.use_version_2()
-        return client
+        super().__init__(*SAFEDLV, words[0], "--headless", *words[1:], target)
 
     def document(self) -> Any:
         """What docker inspect tells about the copy."""

@@ -162,11 +162,10 @@ def sidecars(box: Box) -> list[str]:
 # ---------------------------------------------------------------- sessions
 
 
-class Beside:
-    """``safedlv attach --headless --via sidecar`` under way."""
+class Headless:
+    """A headless session of safedlv's under way."""
 
-    def __init__(self, target: str, *flags: str, under: tuple[str, ...] = ()) -> None:
-        words = [*under, *SAFEDLV, "attach", "--headless", "--via", "sidecar", *flags, target]
+    def __init__(self, *words: str) -> None:
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def address(self) -> str:
@@ -180,6 +179,13 @@ class Beside:
         client = JsonRpc(self.address())
         client.use_version_2()
         return client
+
+
+class Beside(Headless):
+    """``safedlv attach --headless --via sidecar`` under way."""
+
+    def __init__(self, target: str, *flags: str, under: tuple[str, ...] = ()) -> None:
+        super().__init__(*under, *SAFEDLV, "attach", "--headless", "--via", "sidecar", *flags, target)
 
     def end(self, within: float = 30) -> tuple[int, str, str]:
         out, err = self.process.communicate(timeout=within)

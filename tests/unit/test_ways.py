@@ -8,13 +8,14 @@ import pytest
 from attrs import evolve
 
 from safedlv.capabilities import capability_mask
+from safedlv.command_line import CLONE, SIDECAR
 from safedlv.copy_needs import is_refused
 from safedlv.errors import UsageError
 from safedlv.facts.process import read_process
 from safedlv.model import Attempt, Cause, Diagnosis, Step, Target, Tracer, Unknown
 from safedlv.relaunch import relaunch
 from safedlv.sibling.choice import choose, listed
-from safedlv.sibling.ways import CLONE, HOST, SIDECAR, ways
+from safedlv.sibling.ways import HOST, ways
 
 USER = Tracer("self", 1000, 1000, 0)
 ROOT = Tracer("self", 0, 0, capability_mask(("sys_ptrace",)))
