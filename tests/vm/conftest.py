@@ -4,62 +4,71 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import comparison
 from tests.support import ROOT, build_go, new_dlv, require
-from tests.vm import hard_cases, machine
-from tests.vm.scenes import SCENES, Scene, for_the_guest
+from tests.vm import lab as vm_lab
+from tests.vm import machine
 
-HERE = Path(__file__).parent
-PROGRAM = """#!/bin/sh
-export PYTHONPATH=/in/lib:/in SAFEDLV_DLV=/in/dlv
-exec python3 -m tests.vm.guest
-"""
-SLOWNESS = 2  # of the emulated processor, in the time that is given to a tool
-TOGETHER = 2  # more causes at once are compared by the long run only, which costs a machine that is emulated less
 Found = dict[str, Any]
+PLAYING = pytest.StashKey["Playing"]()
+POLITE = 10  # nice(2): the tests that run meanwhile come first
 
 
-def compared() -> frozenset[str]:
-    """The scenes in which other tools are asked as well: a few of each kind."""
+class Playing:
+    """The machine at work, from the end of the collection on: the other directories' tests need not wait for it."""
 
-    def causes_of(scene: Scene) -> frozenset[str]:
-        few = len(scene.known.causes) <= TOGETHER or "SAFEDLV_LONG" in os.environ
-        return scene.known.causes if scene.stage.compared and few else frozenset()
+    def __init__(self) -> None:
+        self.made = tempfile.mkdtemp(prefix="vm-lab-")
+        for path in (vm_lab.found(), vm_lab.explained()):
+            path.unlink(missing_ok=True)
+        server = build_go(ROOT / "examples/server", Path(self.made) / "server", environment={"CGO_ENABLED": "0"})
+        command = [sys.executable, "-m", "tests.vm.lab", str(server), str(new_dlv())]
+        with (Path(self.made) / "said").open("wb") as said:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, process_group=0)
+        os.setpriority(os.PRIO_PGRP, self.process.pid, POLITE)
 
-    return comparison.chosen(SCENES, causes_of)
+    def result(self) -> str:
+        """The lines that were found, when all is played."""
+        self.process.wait(machine.SECONDS)
+        assert self.process.returncode == 0, (Path(self.made) / "said").read_text("utf-8", "replace")
+        return vm_lab.found().read_text()
+
+    def end(self) -> None:
+        """Leave no machine behind."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, 9)
+            self.process.wait()
+        shutil.rmtree(self.made)
 
 
-COMPARED = compared()
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the machine where a test will ask for it."""
+    wanted = any("lab" in getattr(item, "fixturenames", ()) for item in session.items)
+    if wanted and not session.config.option.collectonly and not machine.lacking() and new_dlv():
+        session.config.stash[PLAYING] = Playing()
 
 
-def _asking(tool: str) -> list[str]:
-    words = [word.replace("0", "{pid}") if word == "0" else word for word in comparison.command(tool, "/in/dlv", 0)]
-    at = words.index(comparison.SECONDS[tool])
-    return [*words[:at], str(float(words[at]) * SLOWNESS), *words[at + 1 :]]
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Whatever became of the tests."""
+    if PLAYING in config.stash:
+        config.stash[PLAYING].end()
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
+def lab(request: pytest.FixtureRequest) -> dict[str, Found]:
     """What was found in every scene."""
     require(not machine.lacking(), machine.lacking())
-    dlv = new_dlv()
-    require(dlv, "needs a dlv on the PATH")
-    made = tmp_path_factory.mktemp("lab")
-    tools = {tool: _asking(tool) for tool in comparison.TOOLS}
-    sessions = hard_cases.for_the_guest(hard_cases.cases())
-    (made / "stages.json").write_text(for_the_guest(COMPARED, tools, sessions))
-    server = build_go(ROOT / "examples/server", made / "server", environment={"CGO_ENABLED": "0"})
-    with machine.library() as library:
-        brought = {"lib": library, "tests/vm": HERE, "server": server, "dlv": Path(str(dlv))}
-        brought["tests/clients.py"] = ROOT / "tests/clients.py"
-        outcome = machine.run({**brought, "stages.json": made / "stages.json"}, PROGRAM)
-    machine.image().with_name("last.jsonl").write_text(outcome.stdout)
-    machine.image().with_name("last.log").write_text(outcome.explained())
-    found = [json.loads(line) for line in outcome.stdout.splitlines() if line.endswith("}")]
-    assert found, outcome.explained()
-    return {scene["scene"]: scene for scene in found} | {"": {"explained": outcome.explained()}}
+    require(new_dlv(), "needs a dlv on the PATH")
+    text = request.config.stash[PLAYING].result()
+    found = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    explained = vm_lab.explained().read_text()
+    assert found, explained
+    return {scene["scene"]: scene for scene in found} | {"": {"explained": explained}}

@@ -13,7 +13,8 @@ import pytest
 from tests import comparison
 from tests.scenes import Document, ids, judge
 from tests.vm import machine
-from tests.vm.conftest import COMPARED, Found
+from tests.vm.conftest import Found
+from tests.vm.lab import compared
 from tests.vm.scenes import SCENES
 
 WHERE = ("inside", "outside")
@@ -52,7 +53,7 @@ def gist(answer: Document) -> tuple[Any, ...]:
 
 
 @pytest.mark.timeout(machine.SECONDS + 60)
-@pytest.mark.parametrize("name", sorted(COMPARED))
+@pytest.mark.parametrize("name", sorted(compared()))
 def test_what_the_others_say(lab: dict[str, Found], name: str) -> None:
     """Noted for the comparison at the end; whatever they do, they must not have broken the scenes that follow."""
     found = played(lab, name)
