@@ -16,12 +16,18 @@ from safedlv import command_line, delegate, target
 from safedlv.command_line import CLONE, DIRECT, SIDECAR
 from safedlv.errors import SafedlvError, UsageError, printable
 from safedlv.probe import runner
+from safedlv.session.duties import Later
+
+LOOK_AFTER = 0.2
+"""Seconds after a session's start in which dlv shall have the machine for itself."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from safedlv.command_line import CommandLine
     from safedlv.session.launch import Delve
     from safedlv.session.listen import Listener
+    from safedlv.session.pauses import Limits
+    from safedlv.session.relay import Relay
     from safedlv.target import Found
 
 
@@ -34,7 +40,7 @@ def attach(words: list[str]) -> int:
     if delegate.would_refuse(line):
         return delegate.become(dlv, command_line.words_for_dlv(words))
 
-    _check_observers(line)
+    _check_own(line)
     log = open_log(line)  # first of all: a descriptor that the user names must not become one of ours
     listener = None
     if line.text("waitfor"):  # dlv listens, and says so, before it waits
@@ -80,11 +86,27 @@ def _way(line: CommandLine) -> str:
     return via
 
 
-def _check_observers(line: CommandLine) -> None:
-    if line.on("observers") and not (line.on("headless") and line.on("accept-multiclient")):
+def _check_own(line: CommandLine) -> None:
+    """Refuse what flags of ours say and cannot be had. Raises SafedlvError."""
+    several = line.on("headless") and line.on("accept-multiclient")
+    if line.on("observers") and not several:
         raise SafedlvError("--observers is for several clients", "add --headless --accept-multiclient")
-    if line.on("observers") and line.on("no-proxy"):
-        raise SafedlvError("--observers cannot be had with --no-proxy: plain dlv knows no observers")
+    if "on-disconnect" in line.flags and line.text("on-disconnect") != "detach" and not several:
+        raise SafedlvError(
+            "a session of one client ends when that is gone, and the target is let go of: --on-disconnect=detach",
+            "for one that can be come back to, add --headless --accept-multiclient",
+        )
+    for name in ("observers", "max-pause", "on-disconnect"):
+        if name in line.flags and line.on("no-proxy"):
+            raise SafedlvError(f"--{name} cannot be had with --no-proxy: plain dlv knows none")
+    if "max-pause" in line.flags or "on-disconnect" in line.flags:
+        _limits(line)
+
+
+def _limits(line: CommandLine) -> Limits:
+    from safedlv.session.pauses import limits_in
+
+    return limits_in(line.flags.get("max-pause"), line.flags.get("on-disconnect"))
 
 
 def _the_target(line: CommandLine) -> Found:
@@ -223,12 +245,12 @@ def serve(delve: Delve, dlv: str, line: CommandLine, listener: Listener | None, 
         if listener is None:
             from safedlv.session.terminal import run_terminal
 
-            return run_terminal(dlv, delve, line, log)
+            return run_terminal(dlv, delve, line, log, look_after)
         if not line.text("waitfor"):
             _announce(line, listener, log)
-        from safedlv.session.relay import Relay
+        from safedlv.session import relay as relays
 
-        relay = Relay(
+        relay = relays.Relay(
             listener,
             delve,
             multi=line.on("accept-multiclient"),
@@ -236,9 +258,23 @@ def serve(delve: Delve, dlv: str, line: CommandLine, listener: Listener | None, 
             log=log,
             observers=line.on("observers"),
         )
+        look_after(relay, line)
         return relay.run()
     finally:
         delve.close()
+
+
+def look_after(relay: Relay, line: CommandLine) -> None:
+    """Have the relay see to the target's pauses, as soon as the session stands: nothing of it is on its way there."""
+
+    def begin() -> None:
+        from safedlv.session.patience import patience_with
+
+        ask = "max-pause" not in line.flags
+        relay.loop.duties.all.append(patience_with(_limits(line), relay.dlv, relay, ask_health=ask))
+
+    if relay.dlv.attached_to:
+        relay.loop.duties.all.append(Later(LOOK_AFTER, begin))
 
 
 # ------------------------------------------------------------ words and streams

@@ -44,7 +44,10 @@ OWN_FLAGS = {
     "via": "string",
     "toolbox-image": "string",
     "guard": "string",
+    "plain": "bool",
     "observers": "bool",
+    "max-pause": "string",
+    "on-disconnect": "string",
     "debug": "bool",
 }
 DAP_FLAGS = {

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from safedlv.command_line import CommandLine
     from safedlv.model import Diagnosis
     from safedlv.session.dap_decision import Decision
+    from safedlv.session.pauses import Limits
     from safedlv.target import Found
 
 STOP_WITHIN = 0.5
@@ -41,6 +42,7 @@ class Attaching:
         self.dlv, self.line, self.console = dlv, line, console
         self.arguments = self.as_they_came = arguments
         self.settings = Settings({})
+        self.limits: Limits | None = None
 
     def decide(self) -> Decision:
         """What becomes of it. Every failure of ours is a refusal with its sentence."""
@@ -64,6 +66,10 @@ class Attaching:
 
     def _asked_for(self) -> Decision:
         self.settings = read_settings(self.arguments)
+        if self.settings.max_pause is not None:
+            from safedlv.session.pauses import limits_in
+
+            self.limits = limits_in(self.settings.max_pause, None)
         given, awaited, backend = (argument(self.arguments, name) for name in ("processId", "waitFor", "backend"))
         named = self.settings.target or given
         if isinstance(awaited, str) and awaited and not named:
@@ -131,7 +137,9 @@ class Attaching:
         arguments = self._for_dlv(found.pid)
         if found.container:
             arguments = self._with_sources(arguments or self.arguments, found)
-        return Local(found.pid, stopped=found.before.stopped, arguments=arguments, guarded=self.settings.guarded)
+        local = Local(found.pid, stopped=found.before.stopped, arguments=arguments, guarded=self.settings.guarded)
+        local.limits = self.limits
+        return local
 
     def _probe(self, found: Found) -> runner.RawAttempt | None:
         """None when the target is not to be touched: it could not be left as it was, or is ourselves."""
@@ -200,7 +208,9 @@ class Attaching:
             f"{', '.join(name.upper() for name in prepared.plan.capabilities) or 'no capability'}; it is removed when "
             "the session ends, and the target is left as it is"
         )
-        return Elsewhere(delve, found.pid, self._for_remote(found))
+        elsewhere = Elsewhere(delve, found.pid, self._for_remote(found))
+        elsewhere.limits = self.limits
+        return elsewhere
 
     def _in_a_copy(self, found: Found) -> Elsewhere:
         """A session in a copy of the target's container. It attaches to the Go program there as soon as that runs."""
@@ -222,7 +232,8 @@ class Attaching:
     def _words_for_attach(self) -> list[str]:
         ours = ("listen", "client-addr", "log-dest", "headless", "accept-multiclient", "init", "backend")
         guard = [] if self.settings.guarded else ["--guard=off"]
-        return [*self.line.handed_on((*ours, "only-same-user")), *guard]
+        pause = [] if self.settings.max_pause is None else [f"--max-pause={self.settings.max_pause}"]
+        return [*self.line.handed_on((*ours, "only-same-user")), *guard, *pause]
 
     def _line_for_attach(self, found: Found) -> CommandLine:
         from safedlv import command_line

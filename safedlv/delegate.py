@@ -23,8 +23,13 @@ safedlv adds:
                                clone: in a copy of the target's container, which goes at the end
       --toolbox-image string   The image that a sidecar runs, with dlv on its PATH (default: made from the local dlv)
       --guard string           on (the default): when dlv dies, the target is brought home; off: it may die too
+      --max-pause string       A target that has stood for so long is continued: 20s, 500ms, 2m; off: it never is
+                               (default: before its container's health check fails, if there is one)
+      --on-disconnect string   With --accept-multiclient: when the last client is gone and the target stands, after
+                               30 s, or as said in continue:10s: continue, detach, or wait (the default, as dlv)
       --observers              With --accept-multiclient: one client drives; those that come while it is there may look
                                at the program, and neither move nor change it
+      --plain                  dlv's own terminal, untouched, in the place of safedlv's
       --debug                  Show tracebacks of safedlv's own failures
 A target is a PID, name:PATTERN, docker:NAME or docker:NAME/PID.
 """

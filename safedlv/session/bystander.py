@@ -28,6 +28,8 @@ OBEYS_SOON = 0.2  # the same where it will be told something else
 GIVES_UP_AFTER = 15.0
 SIGTRAP_BIT = 1 << (signal.SIGTRAP - 1)
 FIRST_ID = 1 << 40  # no client counts that far
+FIRST_OF_RELAY = FIRST_ID + 1000
+"""What the relay asks is numbered from here; the keeper from FIRST_ID."""
 JSON_RPC = {
     "halt": b'{"method":"RPCServer.Command","params":[{"name":"halt"}],"id":%d}\n',
     "continue": b'{"method":"RPCServer.Command","params":[{"name":"continue"}],"id":%d}\n',
@@ -83,16 +85,16 @@ class Bystander:
 
     def stands(self) -> bool:
         """Whether every thread is in a tracing stop, and stays there."""
-        first = self._switches()
+        first = self.standing()
         for _ in range(STILL):
-            if first is None or self._switches() != first:
+            if first is None or self.standing() != first:
                 return False
             ended(self.pidfd, SAMPLE)
         return True
 
-    def _switches(self) -> list[bytes] | None:
+    def standing(self) -> list[bytes] | None:
         """How often each thread has gone to sleep so far (proc_pid_status(5)), where all are in a tracing stop: one
-        that ran meanwhile has gone to sleep once more.
+        that ran between two looks has gone to sleep once more. None when one is in no such stop.
         """
         texts = [_after(f"/proc/{self.target}/task/{tid}/status", b"\nState:\t") for tid in self._threads()]
         if not all(text.startswith(b"t") for text in texts):

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from safedlv.session.dap_messages import Request
     from safedlv.session.dap_server import DapServer
     from safedlv.session.door import Door
+    from safedlv.session.pauses import Limits
 
     Decide = Callable[[dict[str, Any], Callable[[str], None]], Decision]
 
@@ -77,6 +78,7 @@ class Proxy:
         self.client: Channel | None = None
         self.messages = Messages()
         self.for_client: list[bytes] = []  # ours, while a message of dlv's is not whole
+        self.held: list[bytes] = []  # dlv's, with which the client's session ends
         self.writer = say.Writer()
         self.state = FRESH
         self.waiting: Waiting | None = None
@@ -85,6 +87,9 @@ class Proxy:
         self.initialize = b""
         self.attach_seq = self.disconnect_seq = -1
         self.target = 0
+        self.limits: Limits | None = None
+        self.asked: dict[int, Callable[[], None]] = {}
+        """What we asked dlv ourselves, and what to do when it has done so."""
         self.own_request = say.FIRST_REQUEST
         self.stopped_once = self.terminated = self.dropping = False
         self.killing = self.over = False
@@ -92,7 +97,7 @@ class Proxy:
 
     def run(self) -> int:
         """Lead them until the session ends. SIGINT, SIGTERM and SIGHUP end it in order."""
-        self.loop.on_leaving(self._leave)
+        self.loop.on_leaving(lambda _signum: self.leave())
         self.door.open(self.loop, self._came)
         self.upstream.open(self._update, self._dlv_ended)
         while self.code is None:
@@ -136,6 +141,8 @@ class Proxy:
         assert self.upstream.dlv is not None
         for line in self.upstream.dlv.end():
             self.console(f"safedlv: {line}")
+        for message in self.held:
+            self.tell(message)
         detached = (KILLED if self.killing else NOT_KILLED) if self.target else b""
         for answer in last_answers(self.writer, self.outstanding, code, detached):
             self.tell(answer)
@@ -144,7 +151,7 @@ class Proxy:
             self.tell(self.writer.event("terminated"))
             self.terminated = True
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """End the session in order, whatever it is at."""
         self.state = LEFT
         self._stop_waiting()
@@ -179,7 +186,7 @@ class Proxy:
             sys.stderr.write(f"safedlv: the client's connection was closed: {error}\n")
             self.client.ended = True
         if self.client.ended and self.code is None and self.state != LEFT:
-            self._leave()
+            self.leave()
         self._update()
 
     def _said(self, body: bytes) -> None:
@@ -242,10 +249,10 @@ class Proxy:
         if isinstance(decision, Elsewhere):
             self._go_elsewhere(decision)
         if left:
-            self._leave()
+            self.leave()
             return
         self.state, self.attach_seq, self.stopped_once = ASKED, request.seq, False
-        self.target = decision.pid
+        self.target, self.limits = decision.pid, decision.limits
         if isinstance(decision, Local) and decision.pid:
             word = keeper.TARGET if decision.guarded else keeper.UNGUARDED
             self.upstream.tell_keeper(word + b"%d %d" % (decision.pid, decision.stopped))
@@ -299,7 +306,7 @@ class Proxy:
             self.upstream.tell_keeper(keeper.INTERRUPT)
             self.killing = True
         self.disconnect_seq = request.seq
-        self._leave()
+        self.leave()
 
     def _stand_in(self, request: Request | None) -> None:
         """Answer in the place of a dlv that is not there."""
@@ -310,6 +317,13 @@ class Proxy:
             self.tell(answer)
         if request.command == "disconnect":
             self.code = 1
+
+    def ask(self, request: bytes, done: Callable[[], None]) -> None:
+        """Ask dlv something ourselves (``request`` has a %d for its number), and call ``done`` when it has done so."""
+        number = self._own()
+        self.asked[number] = done
+        self.upstream.put(frame(request % number))
+        self._update()
 
     def _own(self) -> int:
         self.own_request += 1
@@ -328,7 +342,7 @@ class Proxy:
         except FramingError as error:
             sys.stderr.write(f"safedlv: what dlv says is no DAP: {error}\n")
             channel.ended = True
-            self._leave()
+            self.leave()
         self._update()
 
     def _heard(self, piece: Piece) -> None:
@@ -348,14 +362,18 @@ class Proxy:
         """Take note of a message that begins; what the client gets of it, empty when it is not for the client."""
         if head.kind == "response":
             if head.request_seq >= say.OURS:
+                done = self.asked.pop(head.request_seq, None)
+                if done is not None and head.success:
+                    done()
                 return self._answer_to_keeper(head, data) if whole else b""
             self.outstanding.pop(head.request_seq, None)
             if head.request_seq == self.attach_seq and self.state == ASKED:
                 self._attach_answered(success=head.success)
         elif head.name == "stopped":
-            self.stopped_once = True
+            self.stopped_once = self.stopped_once or say.ON_ENTRY not in data
         elif head.name == "terminated":
             self.terminated = True
+            return self._hold(data) if self.state == LEFT and whole else data
         elif head.name == "output" and self.killing and whole:
             body = data.partition(b"\r\n\r\n")[2]
             return frame(body.replace(NOT_KILLED, KILLED))
@@ -365,6 +383,10 @@ class Proxy:
         self.state = ATTACHED if success else FRESH
         if not success:
             self.upstream.tell_keeper(keeper.TARGET + b"0 0")
+        elif self.target and self.upstream.dlv is not None:
+            from safedlv.session.dap_care import care_for
+
+            care_for(self, self.upstream.dlv)
 
     def _answer_to_keeper(self, head: Head, data: bytes) -> bytes:
         """The answer to its disconnect is for the client, if that asked for it."""
@@ -372,7 +394,15 @@ class Proxy:
             return b""
         del self.outstanding[self.disconnect_seq]
         body = data.partition(b"\r\n\r\n")[2]
-        return frame(body.replace(b'"request_seq":%d' % head.request_seq, b'"request_seq":%d' % self.disconnect_seq, 1))
+        theirs, own = (b'"request_seq":%d' % number for number in (head.request_seq, self.disconnect_seq))
+        return self._hold(frame(body.replace(theirs, own, 1)))
+
+    def _hold(self, data: bytes) -> bytes:
+        """The last that a client listens to: it comes after the line about how the target was left (parting.py)."""
+        if self.upstream.dlv is None or self.upstream.dlv.found is None:
+            return data
+        self.held.append(data)
+        return b""
 
     # ------------------------------------------------------------ to the client
 

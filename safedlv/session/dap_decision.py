@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     from safedlv.session.launch import Delve
+    from safedlv.session.pauses import Limits
     from safedlv.waitfor import Waiter
 
     Decision: TypeAlias = "Local | Elsewhere | Refused | Waiting"
@@ -17,7 +18,10 @@ class Local:
     """Go on: attach to this process with our dlv. ``arguments``: None where those of the request will do.
 
     ``pid``: 0 where it is for dlv to say what is wrong. ``guarded``: the target is to be brought home when dlv dies.
+    ``limits`` are of its pauses; None: those of the health check of its container.
     """
+
+    limits: Limits | None = None
 
     def __init__(self, pid: int, *, stopped: bool, arguments: dict[str, Any] | None, guarded: bool = True) -> None:
         self.pid, self.stopped, self.arguments, self.guarded = pid, stopped, arguments, guarded
@@ -25,6 +29,8 @@ class Local:
 
 class Elsewhere:
     """Go on with another dlv, which attaches by itself. ``pid``: 0 where its target is nobody else's."""
+
+    limits: Limits | None = None
 
     def __init__(self, dlv: Delve, pid: int, arguments: dict[str, Any]) -> None:
         self.dlv, self.pid, self.arguments = dlv, pid, arguments

@@ -20,6 +20,8 @@ FIRST_SEQ = 1 << 30
 FIRST_REQUEST = 1 << 41
 """Requests of our own to dlv; those of the keeper begin below (bystander.py: FIRST_ID)."""
 OURS = 1 << 40
+ON_ENTRY = b'"reason":"entry"'
+"""In a ``stopped`` that no stop of the program's came before: it stands since it was attached to."""
 CAPABILITIES = {"supportsConfigurationDoneRequest": True}
 """Said where there is no dlv that could say more: all that will be asked then is to attach."""
 

@@ -12,12 +12,14 @@ import json
 import re
 
 from safedlv.session import dap_messages, observers, rpc
-from safedlv.session.bystander import FIRST_ID
-from safedlv.session.wire import FramingError, Message, Messages, Stream
+from safedlv.session.bystander import DAP, FIRST_ID, NUDGE
+from safedlv.session.wire import FramingError, Message, Messages, Stream, frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from safedlv.session.wire import Piece
 
     Said = Callable[[rpc.Request], bool]
 
@@ -25,8 +27,8 @@ DETACH, COMMAND = b".Detach", b".Command"
 STAYS = ("switchGoroutine", "switchThread")
 """What Command does that moves nothing."""
 MOVES = re.compile(rb'"command"\s*:\s*"(continue|next|stepIn|stepOut|stepBack|reverseContinue|pause)"')
-LONGEST_MOVE = 64
-"""Bytes that are kept to find one that was torn."""
+TO_US = b'{"id":%d' % (FIRST_ID // 10**4)
+"""How an answer begins to what has a number of the keeper's or the relay's (13 digits; Go writes the id first)."""
 NO_REQUEST = "sent something that is no request, or not in plain words"
 
 
@@ -58,21 +60,97 @@ class RpcDriver:
 
 
 class DapDriver:
-    """A client over DAP: all of it passes as it comes."""
+    """A client over DAP. ``moved`` is told of every move. What is ours goes between dlv's messages.
+
+    Its ``pause`` before the first stop is preceded by a nudge, without which dlv may drop it (bystander.py: NUDGE).
+    """
 
     def __init__(self, moved: Callable[[str], None]) -> None:
         self.moved = moved
-        self.rest = b""
+        self.messages, self.stream = Messages(), Stream()
+        self.writer, self.number = dap_messages.Writer(), dap_messages.FIRST_REQUEST
+        self.stopped_once = self.dropping = False
+        self.continuing = 0
+        """Our request to continue, which dlv has not answered."""
+        self.waiting: list[bytes] = []
 
     def outward(self, data: bytes) -> bytes:
-        """What goes on to dlv of what the client said."""
-        text = self.rest + data
-        end = 0
-        for found in MOVES.finditer(text):
-            end = found.end()
-            self.moved(found.group(1).decode())
-        self.rest = text[end:][-LONGEST_MOVE:]
-        return data
+        """What goes on to dlv of what the client said. Raises FramingError."""
+        return b"".join(self._passes(message) for message in self.messages.feed(data))
+
+    def _passes(self, message: Message) -> bytes:
+        found = MOVES.search(message.body)
+        if found is None:
+            return message.framed
+        how = found.group(1).decode()
+        self.moved(how)
+        nudged = how == "pause" and not self.stopped_once
+        return (frame(NUDGE % self._own()) if nudged else b"") + message.framed
+
+    def inward(self, data: bytes) -> bytes:
+        """What goes on to the client of what dlv said; an empty ``data`` is its end. Raises FramingError."""
+        kept = [piece.data for piece in self.stream.feed(data) if self._is_for_client(piece)] if data else []
+        if self.stream.between:
+            kept += self.waiting
+            self.waiting = []
+        return b"".join(kept)
+
+    def _is_for_client(self, piece: Piece) -> bool:
+        if piece.head is not None:
+            stopped = piece.head.name == "stopped" and dap_messages.ON_ENTRY not in piece.data
+            self.stopped_once = self.stopped_once or stopped
+            self.dropping = piece.head.kind == "response" and piece.head.request_seq >= dap_messages.OURS
+            if self.dropping and piece.head.request_seq == self.continuing and piece.head.success:
+                self.waiting.append(self._continued())
+        return not self.dropping
+
+    def go_on(self) -> bytes:
+        """The request that has dlv continue the target; the client is told when dlv does."""
+        self.continuing = self._own()
+        return frame(DAP["continue"] % self.continuing)
+
+    def console(self, text: str) -> bytes:
+        """Text for the client's console: what can be said at once of it, the rest waits for the end of a message."""
+        return self._say(self.writer.console(text))
+
+    def _continued(self) -> bytes:
+        return self.writer.event("continued", {"threadId": 1, "allThreadsContinued": True})
+
+    def _say(self, message: bytes) -> bytes:
+        if self.stream.between:
+            return message
+        self.waiting.append(message)
+        return b""
+
+    def _own(self) -> int:
+        self.number += 1
+        return self.number
+
+
+class Answers:
+    """dlv's answers to a client over JSON-RPC, without those to what we or the keeper asked on its connection."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+        self.dropping = False
+
+    def inward(self, data: bytes) -> bytes:
+        """What goes on to the client; an empty ``data`` is the end. An answer ends with its line (encoding/json)."""
+        text, self.rest = self.rest + data, b""
+        kept: list[bytes] = []
+        while text:
+            if self.dropping:
+                _, ended, text = text.partition(b"\n")
+                self.dropping = not ended
+                continue
+            before, found, after = text.partition(TO_US)
+            kept.append(before)
+            self.dropping, text = bool(found), after
+        if data and kept and not self.dropping:  # the rest of the mark may still come
+            torn = next((n for n in range(len(TO_US) - 1, 0, -1) if kept[-1].endswith(TO_US[:n])), 0)
+            if torn:
+                self.rest, kept[-1] = kept[-1][-torn:], kept[-1][:-torn]
+        return b"".join(kept)
 
 
 class Parting:

@@ -51,6 +51,14 @@ def listen(address: str) -> Listener:
         raise InDlvsWordsError(f"couldn't start listener: {printable(error.sentence, 1000)}") from error
 
 
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel find out within half a minute that a client's machine is gone (tcp(7)); Go asks it to, too."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4)):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)  # milliseconds
+
+
 def _listen_unix(path: str) -> Listener:
     """As Go does it: ``@name`` is in the abstract namespace; without a name the kernel chooses one there (unix(7))."""
     sock = socket.socket(socket.AF_UNIX)

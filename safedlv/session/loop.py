@@ -7,6 +7,7 @@ import os
 import select
 import signal
 
+from safedlv.session.duties import Duties
 from safedlv.session.launch import LEAVING, release_signals
 
 TYPE_CHECKING = False
@@ -27,20 +28,22 @@ class Loop:
     def __init__(self) -> None:
         self.epoll = select.epoll()
         self.watched: dict[int, tuple[int, Callable[[int], object]]] = {}
+        self.duties = Duties()
 
     def round(self) -> None:
-        """Wait until something happens, and react to it."""
-        ready = [(fd, mask, self.watched.get(fd)) for fd, mask in self.epoll.poll()]
+        """Wait until something happens or a duty is due, and react to it."""
+        ready = [(fd, mask, self.watched.get(fd)) for fd, mask in self.epoll.poll(self.duties.wait())]
         for fd, mask, known in ready:
             if known is not None and self.watched.get(fd) is known:  # not dropped by an earlier event of this round
                 known[1](mask)
+        self.duties.run()
 
-    def on_leaving(self, leave: Callable[[], None]) -> None:
-        """Call ``leave()`` on SIGINT, SIGTERM and SIGHUP, which may have been held back until now."""
+    def on_leaving(self, leave: Callable[[int], None]) -> None:
+        """Call ``leave(signal)`` on SIGINT, SIGTERM and SIGHUP, which may have been held back until now."""
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         for sign in LEAVING:
-            signal.signal(sign, lambda _signum, _frame: leave())
+            signal.signal(sign, lambda signum, _frame: leave(signum))
         release_signals()
         self.watch(wake_read, READ, lambda _: os.read(wake_read, 64))
 

@@ -13,8 +13,6 @@ keeper carries out, and what an observer may not ask.
 from __future__ import annotations
 
 import os
-import selectors
-import signal
 import socket
 import sys
 import time
@@ -22,12 +20,12 @@ import time
 from safedlv.errors import printable
 from safedlv.linux.tracing import may_signal
 from safedlv.session import keeper, rpc
-from safedlv.session.bystander import Bystander
+from safedlv.session.bystander import FIRST_OF_RELAY, JSON_RPC, Bystander
 from safedlv.session.channel import CHUNK, write_all
 from safedlv.session.direction import Direction
-from safedlv.session.ears import DapDriver, Observer, Parting, RpcDriver
-from safedlv.session.launch import LEAVING, release_signals
-from safedlv.session.listen import Listener, same_user
+from safedlv.session.ears import Answers, DapDriver, Observer, Parting, RpcDriver
+from safedlv.session.listen import Listener, keep_alive, same_user
+from safedlv.session.loop import READ, WRITE, Loop
 from safedlv.session.rpc import LIMIT
 from safedlv.session.wire import FramingError
 
@@ -49,6 +47,8 @@ class Client:
         self.name = name
         self.upstream: socket.socket | None = None
         self.directions: tuple[Direction, ...] = ()
+        self.editor: DapDriver | None = None
+        """What it says, where that is DAP."""
         self.reactions: dict[socket.socket, Callable[[int], None]] = {}
 
     @property
@@ -74,30 +74,22 @@ class Relay:
         self.check_user = check_user and not listener.unix_path and listener.loopback
         self.log = log
         self.log_rest = b""
-        self.selector = selectors.DefaultSelector()
+        self.loop = Loop()
         self.clients: set[Client] = set()
         self.count = 0
+        self.attended = True
+        """A client is there, or none has come yet."""
         self.signalled = 0
 
     def run(self) -> int:
         """Relay until dlv ends. SIGINT, SIGTERM and SIGHUP make it leave in order first."""
-        wake_read, wake_write = socket.socketpair()
-        wake_read.setblocking(False)
-        wake_write.setblocking(False)
-        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
-        for sign in LEAVING:
-            signal.signal(sign, self._leave)
-        release_signals()
+        self.loop.on_leaving(self._leave)
         self.listener.sock.setblocking(False)
-        self.watch(self.listener.sock, selectors.EVENT_READ, self._accept)
-        self.watch(wake_read, selectors.EVENT_READ, lambda _: wake_read.recv(64))
-        self.watch(self.dlv.log, selectors.EVENT_READ, self._read_log)
-        self.watch(self.dlv.pidfd, selectors.EVENT_READ, self._dlv_ended)
+        self.watch(self.listener.sock, READ, self._accept)
+        self.watch(self.dlv.log, READ, self._read_log)
+        self.watch(self.dlv.pidfd, READ, self._dlv_ended)
         while self.dlv.code is None:
-            for key, mask in self.selector.select():
-                known = self.selector.get_map().get(key.fd)
-                if known is not None and known.fileobj is key.fileobj:  # not closed by an earlier event of this round
-                    key.data(mask)
+            self.loop.round()
         self._drain()
         self.listener.close()
         if self.dlv.code and not self.dlv.listening:
@@ -106,7 +98,7 @@ class Relay:
 
     # ------------------------------------------------------------ events
 
-    def _leave(self, signum: int, _frame: object) -> None:
+    def _leave(self, signum: int) -> None:
         self.signalled = signum
         self.dlv.leave()
 
@@ -163,6 +155,7 @@ class Relay:
             sock.setblocking(False)
             if not self.listener.unix_path:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                keep_alive(sock)
         except OSError:  # it was reset meanwhile
             sock.close()
             return
@@ -186,7 +179,7 @@ class Relay:
         if upstream is None:
             self._drop(client, "")
             return
-        client.upstream = upstream
+        client.upstream, self.attended = upstream, True
         if not (self.multi and first == b"C"):  # by DAP, one client of several cannot end the session
             self.dlv.show_keeper(upstream, first)
         client.directions = (
@@ -204,16 +197,18 @@ class Relay:
         if self.observers and self.driver is not None:
             observer = Observer(first, inward.put, self._stands)
             outward.through, inward.through = observer.outward, observer.inward
-            write_all(self.log, f"safedlv: {client.name} observes\n".encode())
+            self.say(f"{client.name} observes")
             return
         self.driver = client
         self.mover = self.mover or client.name
-        if first != b"C":
-            outward.through = RpcDriver(
-                lambda request: self._detach(request, inward), lambda how: self._moved(client, how)
-            ).outward
-        elif self.multi:
-            outward.through = DapDriver(lambda how: self._moved(client, how)).outward
+        if first == b"C":
+            client.editor = DapDriver(lambda how: self._moved(client, how))
+            outward.through, inward.through = client.editor.outward, client.editor.inward
+            return
+        driver = RpcDriver(lambda request: self._detach(request, inward), lambda how: self._moved(client, how))
+        outward.through = driver.outward
+        if not self.multi:
+            inward.through = Answers().inward
 
     def _detach(self, request: rpc.Request, inward: Direction) -> bool:
         """Have the keeper end the session that a client wants to end; False where only dlv can do what was asked."""
@@ -229,9 +224,65 @@ class Relay:
 
     def _moved(self, client: Client, how: str) -> None:
         if self.multi and client.name != self.mover:
-            words = f"safedlv: {client.name} moves the program now ({printable(how)}), and not {self.mover}\n"
-            write_all(self.log, words.encode())
+            self.say(f"{client.name} moves the program now ({printable(how)}), and not {self.mover}")
             self.mover = client.name
+
+    # ------------------------------------------------------------ of our own accord (patience.py: Session)
+
+    def say(self, line: str) -> None:
+        """Say a line where dlv's log goes, and to every client that has a place for it: DAP has, JSON-RPC has not."""
+        self.write(f"safedlv: {line}\n")
+        for client in list(self.clients):
+            if client.editor is not None:
+                self._put(client, client.directions[1], client.editor.console(f"safedlv: {line}\n"))
+
+    def write(self, text: str) -> None:
+        """Write where dlv's log goes."""
+        write_all(self.log, text.encode())
+
+    def go_on(self) -> None:
+        """Have dlv continue the target: by an editor's connection, which then hears of its next stop too; else by that
+        of the only client, or by one of our own.
+        """
+        editor = next((client for client in self.clients if client.editor is not None), None)
+        if editor is not None and editor.editor is not None:
+            self._put(editor, editor.directions[0], editor.editor.go_on())
+        elif self.multi:
+            self._ask_by_ourselves(JSON_RPC["continue"] % FIRST_OF_RELAY)
+        elif self.driver is not None:
+            self._put(self.driver, self.driver.directions[0], JSON_RPC["continue"] % FIRST_OF_RELAY)
+        else:  # nobody has come, and nobody else could if we did
+            self.let_go()
+
+    def let_go(self) -> None:
+        """End the session in order."""
+        self.dlv.leave()
+
+    def is_attended(self) -> bool:
+        return self.attended
+
+    def _ask_by_ourselves(self, request: bytes) -> None:
+        """On a connection of our own, which goes when dlv has answered: when the program stops the next time."""
+        sock = self._dial()
+        if sock is None:
+            return
+
+        def answered(_mask: int) -> None:
+            self.unwatch(sock)
+            sock.close()
+
+        sock.send(request)
+        self.watch(sock, READ, answered)
+
+    def _put(self, client: Client, direction: Direction, data: bytes) -> None:
+        """Say something of ours in one direction of a client's."""
+        direction.put(data)
+        try:
+            direction.flush()
+        except OSError:
+            self._lost(client)
+            return
+        self._update(client)
 
     def _stands(self) -> bool:
         dlv = self.dlv
@@ -266,9 +317,9 @@ class Relay:
     def _react(self, client: Client, reads: Direction, writes: Direction, mask: int) -> None:
         """One side of a client can be read or written."""
         try:
-            if mask & selectors.EVENT_WRITE:
+            if mask != READ:  # or the other side is gone, which is found out by trying
                 writes.flush()
-            if mask & selectors.EVENT_READ:
+            if mask != WRITE:
                 reads.move()
         except OSError:
             self._lost(client)
@@ -278,13 +329,7 @@ class Relay:
             return
         if self.parting:  # only now: what was said before is on its way
             self.dlv.leave()
-        if (
-            mask == selectors.EVENT_READ
-            and not reads.buffer
-            and not writes.buffer
-            and not reads.ended
-            and reads.count <= LIMIT
-        ):
+        if mask == READ and not reads.buffer and not writes.buffer and not reads.ended and reads.count <= LIMIT:
             return  # all that was read is on its way, which is nearly always so: nothing to watch has changed
         if reads.limited and reads.ended and not self.multi:
             self.dlv.leave()
@@ -300,31 +345,21 @@ class Relay:
     def _update(self, client: Client) -> None:
         """Watch exactly what can make progress."""
         if client.upstream is None:
-            self.watch(client.sock, selectors.EVENT_READ * self.dlv.listening, lambda _: self._first_byte(client))
+            self.watch(client.sock, READ * self.dlv.listening, lambda _: self._first_byte(client))
             return
         outward, inward = client.directions
         for sock, reads, writes in ((client.sock, outward, inward), (client.upstream, inward, outward)):
             room = not reads.buffer and not (reads.limited and writes.through and writes.buffer)
-            events = (selectors.EVENT_READ if not reads.ended and room else 0) | (
-                selectors.EVENT_WRITE if writes.buffer else 0
-            )
+            events = (READ if not reads.ended and room else 0) | (WRITE if writes.buffer else 0)
             self.watch(sock, events, client.reactions[sock])
 
     def watch(self, fd: socket.socket | int, events: int, call: Callable[[int], object]) -> None:
         """Call ``call(mask)`` when one of ``events`` happens on ``fd``."""
-        known = self.selector.get_map().get(fd)
-        if known is None:
-            if events:
-                self.selector.register(fd, events, call)
-        elif not events:
-            self.selector.unregister(fd)
-        elif known.events != events:
-            self.selector.modify(fd, events, call)
+        self.loop.watch(fd if isinstance(fd, int) else fd.fileno(), events, call)
 
     def unwatch(self, fd: socket.socket | int) -> None:
         """Watch it no more; no matter whether it was watched."""
-        if (fd if isinstance(fd, int) else fd.fileno()) != -1 and self.selector.get_map().get(fd):
-            self.selector.unregister(fd)
+        self.loop.unwatch(fd if isinstance(fd, int) else fd.fileno())
 
     def _lost(self, client: Client, why: str = "") -> None:
         """A client that dlv knows is gone. Where it is the only one, that is the end of the session."""
@@ -336,6 +371,7 @@ class Relay:
         if why:
             sys.stderr.write(f"safedlv: {client.name} {why}; its connection was closed\n")
         self.clients.discard(client)
+        self.attended = self.attended and (client.upstream is None or any(c.upstream for c in self.clients))
         if client is self.driver:
             self.driver = None
         for sock in (client.sock, client.upstream):

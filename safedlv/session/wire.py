@@ -4,7 +4,7 @@ A message is a header, ``Content-Length: N``, an empty line, and N bytes of JSON
 protocol, Base Protocol). Two readers, for two needs:
 
 * :class:`Messages` gives whole messages. What a client says is short, and dlv must never be left with half of it.
-* :class:`Stream` gives a message piece by piece, its beginning first. What dlv says may be long, is passed on while it
+* :class:`Stream` gives a long message piece by piece, its beginning first: what dlv says is passed on while it
   comes, and is never decoded: the beginning tells what it is (:func:`head`).
 
 No byte is copied more often than once in and once out, however finely or coarsely the stream is cut.
@@ -26,6 +26,8 @@ BODY_LIMIT = 64 * 1024 * 1024
 """Bytes of a message from a client. dlv itself takes 4 MiB (google/go-dap, io.go: contentMaxLength)."""
 HEAD = 256
 """Bytes at the beginning of a message of dlv's in which everything stands that :func:`head` looks for."""
+HELD = 64 * 1024
+"""Bytes of a message of dlv's that is given whole only: a dlv that dies leaves no half of it with the client."""
 LONGEST_NUMBER = 20
 
 
@@ -102,7 +104,7 @@ class Messages:
 
 
 class Stream:
-    """Cuts what it is fed into pieces of messages, without holding them back until they are whole."""
+    """Cuts what it is fed into pieces of messages, without holding long ones back until they are whole."""
 
     def __init__(self) -> None:
         self.buffer = bytearray()
@@ -129,7 +131,7 @@ class Stream:
                 continue
             if self.length < 0:
                 self.length = _take_header(self.buffer, -1)
-            if self.length < 0 or len(self.buffer) < min(self.length, HEAD):
+            if self.length < 0 or len(self.buffer) < (self.length if self.length <= HELD else HEAD):
                 return
             length, self.length = self.length, -1
             taken = self._take(length)

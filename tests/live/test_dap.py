@@ -316,8 +316,9 @@ def test_a_refused_attach_can_be_retried(newest_dlv: str, start: Start, server: 
         ({"bia": "ask"}, 'there is no "safedlv": {"bia"'),
         ({"guard": "of"}, "it may be on or off"),
         ({"tracer": 7}, "is no text"),
-        ({"maxPause": 1}, "is not there yet"),
-        ({"onDisconnect": "continue"}, "is not there yet"),
+        ({"maxPause": True}, "is no time"),
+        ({"maxPause": "soon"}, "'soon' is no time for a pause"),
+        ({"onDisconnect": "continue"}, "it may be detach"),
     ):
         assert words in client.refused("attach", processId=server.pid, safedlv=own), own
     command = Path(f"/proc/{server.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()

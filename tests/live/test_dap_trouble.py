@@ -22,6 +22,7 @@ import pytest
 
 from tests.clients import Dap
 from tests.live.adapters import LINE, SOURCE, Adapter, adapters, attach, leave
+from tests.live.test_session import Attached, assert_left_nothing
 from tests.support import Server, assert_unharmed, build_go, count, our_processes, status, wait_until
 
 Start = Callable[..., Adapter]
@@ -345,6 +346,38 @@ def test_the_first_pause(newest_dlv: str, start: Start, server: Server) -> None:
     assert_unharmed(server.pid)
 
 
+def test_the_first_pause_after_a_stop_on_entry(newest_dlv: str, start: Start, server: Server) -> None:
+    """To stand since the attach is no stop for dlv: it would drop that pause as well."""
+    client = start().client()
+    attach(client, server.pid, stopOnEntry=True)
+    client.request("configurationDone")
+    client.event("stopped")
+    client.request("continue", threadId=1)
+    client.request("pause", threadId=1)
+    assert client.event("stopped")["body"]["reason"] == "pause"
+    leave(client)
+    assert_unharmed(server.pid)
+
+
+@pytest.mark.parametrize("flags", [(), ("--accept-multiclient",)], ids=["one client", "several"])
+def test_the_first_pause_of_a_headless_session(newest_dlv: str, server: Server, flags: tuple[str, ...]) -> None:
+    """Of an editor whose configuration says mode: remote."""
+    session = Attached(server.pid, *flags)
+    client = Dap(session.address)
+    client.initialize()
+    client.request("attach", mode="remote")
+    client.event("initialized")
+    client.request("configurationDone")
+    client.request("pause", threadId=1)
+    assert client.event("stopped")["body"]["reason"] == "pause"
+    client.request("disconnect", terminateDebuggee=False)
+    client.close()
+    if flags:
+        session.process.send_signal(signal.SIGINT)
+    assert session.end()[0] == 0
+    assert_left_nothing(server.pid)
+
+
 GRACEFUL = """
 package main
 
@@ -536,5 +569,8 @@ def test_traffic_is_that_of_plain_dlv(newest_dlv: str, start: Start, server_bina
         finally:
             server.stop()
     plain, ours = found
+    left = [one for one in ours if "as it was found" in one]
+    assert len(left) == 1
+    ours.remove(left[0])
     assert sorted(ours) == sorted(plain)
     assert len(plain) > 25

@@ -80,7 +80,8 @@ def test_an_editor_and_dlv_connect(newest_dlv: str, server: Server) -> None:
     assert "leaving multi-client DAP server" in str(client.events)
     client.close()
     said = ended(session, server).splitlines()
-    assert len(said) == 2, said
+    assert len(said) == 3, said
+    assert said[2].endswith("as it was found: untraced, running, its code as in its file")
     assert "moves the program now (continue), and not 127.0.0.1:" in said[0]
 
 

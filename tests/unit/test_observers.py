@@ -162,7 +162,8 @@ def test_ours_is_not_said_in_the_middle_of_theirs() -> None:
 
 
 def test_ours_is_not_said_in_the_middle_of_theirs_by_dap() -> None:
-    talk, long = Talk(b"C"), frame(json.dumps({"seq": 1, "type": "event", "event": "x", "body": "y" * 900}).encode())
+    talk, body = Talk(b"C"), {"seq": 1, "type": "event", "event": "x", "body": "y" * 90_000}
+    long = frame(json.dumps(body).encode())
     sent = talk.observer.inward(long[:600])
     assert talk.dap("next") == b""
     assert talk.heard == b""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safedlv.session.wire import BODY_LIMIT, HEADER_LIMIT, FramingError, Messages, Stream, frame, head
+from safedlv.session.wire import BODY_LIMIT, HEADER_LIMIT, HELD, FramingError, Messages, Stream, frame, head
 
 BODIES = st.lists(st.binary(max_size=600), max_size=8)
 CUTS = st.lists(st.integers(min_value=0, max_value=3000), max_size=20)
@@ -39,9 +39,19 @@ def test_pieces_add_up(bodies: list[bytes], cuts: list[int]) -> None:
     assert reader.between
 
 
+def test_a_short_message_comes_whole() -> None:
+    """dlv may die in the middle of it: then nothing of it has been passed on."""
+    body = b'{"seq":12,"type":"event","event":"output","body":"%s"}' % (b"a" * (HELD - 100))
+    reader, data = Stream(), frame(body)
+    torn = [data[at : at + 7] for at in range(0, len(data) - 7, 7)]
+    assert [piece for part in torn for piece in reader.feed(part)] == []
+    assert reader.between
+    assert [(piece.data, piece.last) for piece in reader.feed(data[7 * len(torn) :])] == [(data, True)]
+
+
 def test_a_message_begins_with_enough_to_know_it() -> None:
     body = b'{"seq":12,"type":"response","request_seq":5,"success":true,"command":"threads","body":"%s"}' % (
-        b"a" * 9000
+        b"a" * 90_000
     )
     reader, data = Stream(), frame(body)
     first = next(piece for at in range(len(data)) for piece in reader.feed(data[at : at + 1]))
