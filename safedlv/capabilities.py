@@ -70,3 +70,12 @@ def capability_mask(names: Iterable[str]) -> int:
     for name in names:
         bits |= 1 << CAPABILITY_BITS[name]
     return bits
+
+
+def capabilities_in_words(bits: int) -> str:
+    """A mask for people: the names; of a mask that has more than it lacks, what it lacks."""
+    names = capability_names(bits)
+    if len(names) <= len(CAPABILITIES) // 2:
+        return ", ".join(names) or "none"
+    lacking = ", ".join(name for name in CAPABILITIES if name not in names)
+    return f"all but {lacking}" if lacking else "all"

@@ -19,7 +19,11 @@ usage:
   safedlv doctor [TARGET] [--json|--markdown] [--tracer WHO]    can a debugger attach, and if not, why
   safedlv doctor --all [--json] [--probe]                       the same of every Go process, in a line each
   safedlv relaunch --debuggable NAME [--swap]                   a copy of a container that can be debugged
-  safedlv seccomp generate --for dlv --base BASE [-o FILE]      a seccomp profile under which dlv works
+  safedlv observe TARGET                                        dlv's attach, and every call of it that failed
+  safedlv control [TARGET]                                      the smallest container in which a debugger works
+  safedlv compare A B                                           two processes side by side, differences first
+  safedlv watch TARGET                                          what happens around a process: limits, pressure, tracers
+  safedlv seccomp show|explain|resolve|generate|lint            filters: what is loaded, what it refuses, what dlv needs
   safedlv pick [--json | --separator TEXT]                      what can be debugged here, to choose from
   safedlv shim [DIRECTORY]                                      the dlv for an editor to start: its path
   safedlv clean [--dry-run]                                     remove what killed sessions left behind
@@ -32,6 +36,10 @@ OTHERS = {
     "dap": "safedlv.dap.dap",
     "relaunch": "safedlv.relaunch.relaunch",
     "seccomp": "safedlv.seccomp_command.seccomp",
+    "observe": "safedlv.observe.observe",
+    "control": "safedlv.control.control",
+    "compare": "safedlv.compare.compare_command",
+    "watch": "safedlv.watch.watch",
     "clean": "safedlv.clean.clean",
     "pick": "safedlv.pick.pick",
     "shim": "safedlv.shim.shim",

@@ -27,6 +27,7 @@ TARGET is a PID, name:PATTERN, docker:NAME or docker:NAME/PID.
 
   --tracer WHO             whose place to try from: {FORMS}
   --json                   one JSON object on stdout (schema safedlv.diagnosis/1)
+  --steps                  as a story in five steps, with a control group beside it (see safedlv control)
   --markdown               to paste into an issue: without host names, paths and names of your own
   --all                    list every Go process with its verdict; nothing is probed
   --probe                  with --all: probe each of them, which stops it briefly
@@ -38,6 +39,7 @@ FLAGS = {
     "tracer": "WHO",
     "json": SWITCH,
     "markdown": SWITCH,
+    "steps": SWITCH,
     "all": SWITCH,
     "probe": SWITCH,
     "probe-timeout": "SECONDS",
@@ -58,6 +60,10 @@ def doctor(words: list[str]) -> int:
         from safedlv.survey import survey
 
         return survey(partial(probe_from_here, timeout) if options.on("probe") else None, as_json=options.on("json"))
+    if options.on("steps") and options.target is not None:
+        from safedlv.steps import steps
+
+        return EXIT_CODES[steps(options.target, options.flags.get("tracer"), timeout, options.hold_limit_us)]
     diagnosis = (
         diagnose_context()
         if options.target is None
@@ -117,6 +123,8 @@ def _options(words: list[str]) -> Options:
         raise UsageError("--tracer asks about a TARGET, as seen from another's place", "name a TARGET, or leave it out")
     if options.on("markdown") and (options.on("json") or options.on("all")):
         raise UsageError("--markdown is the report on one target: it goes with neither --json nor --all")
+    if options.on("steps") and (options.target is None or {"json", "markdown"} & options.flags.keys()):
+        raise UsageError("--steps tells of a TARGET, for people: it goes with neither --json nor --markdown")
     if options.on("probe") and not options.on("all"):
         raise UsageError("--probe belongs to --all", "safedlv doctor TARGET probes in any case")
     return options

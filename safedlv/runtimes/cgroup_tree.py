@@ -53,13 +53,17 @@ class CgroupTree:
         """Make the directories and write the limits. Raises OSError that names the file."""
         for path in self.directories:
             path.mkdir()
-        v1 = dict(self.v1)
         for controller, limit in self.limits:
-            on_v1, on_v2 = _LIMIT_FILES[controller]
-            if controller in v1:
-                _write(v1[controller] / on_v1, limit)
-            elif self.v2 is not None:
-                _write(self.v2 / on_v2, limit)
+            self.limit(controller, limit)
+
+    def limit(self, controller: str, limit: int) -> None:
+        """Set the limit of one controller, processes or bytes. Raises OSError that names the file."""
+        v1 = dict(self.v1)
+        on_v1, on_v2 = _LIMIT_FILES[controller]
+        if controller in v1:
+            _write(v1[controller] / on_v1, limit)
+        elif self.v2 is not None:
+            _write(self.v2 / on_v2, limit)
 
     def join(self) -> None:
         """Move the calling (single-threaded) process in. Raises OSError that names the file."""

@@ -23,6 +23,7 @@ RANKS = {
     "options": 1,
     "diagnosis": 1,
     "seccomp": 1,
+    "lint": 1,
     "report": 1,
     "audit": 2,
     "linux": 2,
@@ -36,6 +37,8 @@ RANKS = {
     "probe": 3,
     "sibling": 3,
     "session": 3,
+    "observing": 3,
+    "controlled": 3,
     "attach": 4,
     "dap": 4,
     "dap_attach": 4,
@@ -49,6 +52,17 @@ RANKS = {
     "pick": 4,
     "shim": 4,
     "seccomp_command": 4,
+    "seccomp_show": 4,
+    "seccomp_explain": 4,
+    "seccomp_resolve": 4,
+    "seccomp_generate": 4,
+    "seccomp_source": 4,
+    "lint_command": 4,
+    "observe": 4,
+    "control": 4,
+    "compare": 4,
+    "steps": 4,
+    "watch": 4,
     "relaunch": 4,
     "copying": 4,
     "copy_needs": 4,
@@ -56,7 +70,10 @@ RANKS = {
     "cli": 5,
     "__main__": 6,
 }
-PURE = ("model", "errors", "values", "capabilities", "command_line", "options", "diagnosis", "seccomp", "report")
+PURE = (
+    *("model", "errors", "values", "capabilities", "command_line", "options"),
+    *("diagnosis", "seccomp", "lint", "report"),
+)
 UNCLEAN = {"os", "subprocess", "socket", "ctypes", "pathlib", "io", "shutil"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
