@@ -92,7 +92,7 @@ def with_profile(engine: Engine, container: Document, wish: Wish, *, starts: boo
     """
     if "seccomp" not in wish.ids:
         return wish
-    from safedlv.seccomp_command import base
+    from safedlv.seccomp_source import base
 
     own = any(str(option).startswith("seccomp") for option in container["HostConfig"].get("SecurityOpt") or [])
     options = engine.ask("tell about itself", engine.api.info).get("SecurityOptions") or []

@@ -1,79 +1,43 @@
-"""``safedlv seccomp generate``: a seccomp profile under which dlv works, made from the one that refuses it."""
+"""``safedlv seccomp``: the filters that are loaded, what they refuse, and profiles under which dlv works."""
 
 from __future__ import annotations
 
-import argparse
-import json
+import importlib
 import sys
-from importlib import resources
-from pathlib import Path
-from typing import Any
 
-from safedlv.errors import SafedlvError, UsageError, printable
-from safedlv.seccomp.profile import Profile, allowing_dlv
+from safedlv.errors import UsageError, printable
 
-DOCKER_DEFAULT = "docker-default.json"
-"""The profile that Docker has built in, which no engine shows: github.com/moby/profiles/seccomp v0.2.4, default.json
-(Apache-2.0, docker-default.LICENSE). An engine may have another one: an older version, or --seccomp-profile."""
-BASES = "docker:NAME (the profile of that container), FILE, or docker (the one that Docker has built in)"
+HELP = """\
+usage:
+  safedlv seccomp show TARGET|FILE [--as text|rules|bpf|json]     the filter that is really loaded
+  safedlv seccomp explain TARGET|FILE [SYSCALL[(ARG...)] ...]     what happens to each call; without: to all dlv makes
+  safedlv seccomp resolve NAME|NUMBER ... [--arch ARCH]           numbers and names of calls on every architecture
+  safedlv seccomp generate --for dlv --base BASE [-o FILE]        a profile under which dlv works
+  safedlv seccomp diff BASE BASE                                  what differs between two profiles
+  safedlv seccomp lint FILE ...                                   will a debugger be able to attach under this
+
+FILE is a profile, the config.json of a bundle, the output of docker inspect or crictl inspect, or - (standard input).
+safedlv seccomp COMMAND --help tells more.
+"""
+COMMANDS = {
+    "show": "safedlv.seccomp_show.show",
+    "explain": "safedlv.seccomp_explain.explain",
+    "resolve": "safedlv.seccomp_resolve.resolve",
+    "generate": "safedlv.seccomp_generate.generate",
+    "diff": "safedlv.seccomp_generate.diff",
+    "lint": "safedlv.lint_command.lint",
+}
+"""Commands that take their words, and where they are."""
 
 
 def seccomp(words: list[str]) -> int:
     """The command; returns the exit code. Raises UsageError, SafedlvError."""
-    options = _options(words)
-    try:
-        text = json.dumps(allowing_dlv(base(options.base)), indent=2) + "\n"
-    except ValueError as error:
-        raise UsageError(f"{printable(options.base)}: {printable(str(error))}") from error
-    if options.output is None:
-        sys.stdout.write(text)
+    command = words[0] if words else ""
+    if command in ("help", "--help", "-h"):
+        sys.stdout.write(HELP)
         return 0
-    try:
-        Path(options.output).write_text(text, "utf-8")
-    except OSError as error:
-        raise SafedlvError(f"cannot write {printable(options.output)}: {error.strerror}") from error
-    return 0
-
-
-def _options(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="safedlv seccomp", description="Seccomp profiles under which dlv works.")
-    commands = parser.add_subparsers(dest="command", metavar="generate", required=True)
-    generate = commands.add_parser("generate", help="the same profile, and exactly what dlv needs besides")
-    generate.add_argument("--for", dest="program", choices=["dlv"], required=True, help="the program that shall work")
-    generate.add_argument("--base", required=True, help=BASES)
-    generate.add_argument("-o", dest="output", metavar="FILE", help="write it there; without: to stdout")
-    generate.add_argument("--debug", action="store_true", help="show tracebacks of safedlv's own failures")
-    return parser.parse_args(words)
-
-
-def base(text: str) -> Profile:
-    """The profile that ``--base`` names. Raises UsageError, SafedlvError; ValueError when it is no JSON."""
-    if text == "docker":
-        return _parsed(resources.files("safedlv.seccomp").joinpath(DOCKER_DEFAULT).read_text("utf-8"))
-    if text.startswith("docker:"):
-        return _of_container(text.removeprefix("docker:"))
-    try:
-        return _parsed(Path(text).read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {printable(text)}: {error.strerror}", f"--base is {BASES}") from error
-
-
-def _of_container(name: str) -> Profile:
-    """What the container was started with: the engine keeps the whole profile (HostConfig.SecurityOpt)."""
-    from safedlv.runtimes.docker import inspect
-
-    config: dict[str, Any] = inspect(name).get("HostConfig") or {}
-    options = [str(option) for option in config.get("SecurityOpt") or []]
-    chosen = [option.partition("=")[2] for option in options if option.startswith("seccomp=")]
-    if config.get("Privileged") or chosen[-1:] == ["unconfined"]:
-        raise SafedlvError(f"container {printable(name)} has no seccomp filter: none has to be changed for dlv")
-    if not chosen or chosen[-1] == "builtin":
-        return base("docker")
-    return _parsed(chosen[-1])
-
-
-def _parsed(text: str) -> Profile:
-    document = json.loads(text)
-    if not isinstance(document, dict):
-        raise ValueError("it is no seccomp profile: no JSON object")
-    return document
+    if command not in COMMANDS:
+        said = f"there is no command seccomp {printable(command)}" if command else "a command of seccomp is required"
+        raise UsageError(said, f"it is one of {', '.join(COMMANDS)}")
+    module, _, name = COMMANDS[command].rpartition(".")
+    return int(getattr(importlib.import_module(module), name)(words[1:]))

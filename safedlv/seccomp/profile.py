@@ -8,7 +8,7 @@ name, one that refuses and one that allows, is left to libseccomp's taste; so re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from typing import Any, Final
 
@@ -46,6 +46,24 @@ OTHER_REQUESTS: Final = (
 )
 """All other requests that the kernel knows on x86_64 and aarch64 (include/uapi/linux/ptrace.h, asm/ptrace-abi.h)."""
 
+OTHER_NAMES: Final = {
+    "PEEKTEXT": 1,
+    "POKETEXT": 4,
+    "KILL": 8,
+    "SYSCALL": 24,
+    "SETSIGINFO": 0x4203,
+    "SEIZE": 0x4206,
+    "INTERRUPT": 0x4207,
+    "LISTEN": 0x4208,
+    "PEEKSIGINFO": 0x4209,
+    "GETSIGMASK": 0x420A,
+    "SETSIGMASK": 0x420B,
+    "SECCOMP_GET_FILTER": 0x420C,
+    "SECCOMP_GET_METADATA": 0x420D,
+    "GET_SYSCALL_INFO": 0x420E,
+}
+"""What those are called that are the same on every architecture."""
+
 DLV_CALLS: Final = (
     *("ptrace", "process_vm_readv", "wait4", "waitid", "tgkill", "kill"),
     *(
@@ -74,6 +92,9 @@ DLV_CALLS: Final = (
 and their names on aarch64. Not among them, since dlv does without: bpf, pidfd_open, pidfd_send_signal, faccessat2, and
 clone3, whose arguments a filter cannot see: Docker answers it with ENOSYS, so that clone is used."""
 
+SOCKETS_OF_DLV: Final = {"socket": (1, 2, 10)}
+"""The families of the sockets that dlv makes: AF_UNIX, AF_INET, AF_INET6."""
+
 PERMISSIVE: Final = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
 COMMENT: Final = "added by safedlv: what dlv needs"
 
@@ -97,7 +118,7 @@ def allowing_dlv(profile: Profile, *, starts: bool = False) -> Profile:
     Where the profile allows what it does not name, ptrace stays refused for every request that dlv does not make;
     where it refuses that, exactly dlv's requests are allowed. Raises ValueError when it is no profile.
     """
-    rules = _rules(profile)
+    rules = checked_rules(profile)
     allows = profile["defaultAction"] in PERMISSIVE
     made = deepcopy(profile)
     requests = PTRACE_REQUESTS | TO_START if starts else PTRACE_REQUESTS
@@ -107,7 +128,8 @@ def allowing_dlv(profile: Profile, *, starts: bool = False) -> Profile:
     return made
 
 
-def _rules(profile: Profile) -> list[Rule]:
+def checked_rules(profile: Profile) -> list[Rule]:
+    """The rules of a profile. Raises ValueError when it is none."""
     if not isinstance(profile, dict) or not isinstance(profile.get("defaultAction"), str):
         raise ValueError("it is no seccomp profile: it has no defaultAction")
     rules = profile.get("syscalls") or []
@@ -129,8 +151,8 @@ def _is_rule(rule: object) -> bool:
     )
 
 
-def _names(rule: Rule) -> list[str]:
-    """``name`` is how Docker wrote it before 1.13."""
+def rule_names(rule: Rule) -> list[str]:
+    """The calls that a rule is about. ``name`` is how Docker wrote it before 1.13."""
     return list(rule.get("names") or ([rule["name"]] if rule.get("name") else []))
 
 
@@ -144,23 +166,31 @@ def _without_refusals(
     if rule["action"] in PERMISSIVE:
         yield deepcopy(rule)
         return
-    names = _names(rule)
+    names = rule_names(rule)
     others = [name for name in names if name not in calls]
+    args = rule.get("args")
+    if args:  # a refusal of other arguments than dlv's may stay
+        others += [name for name in names if name in SOCKETS_OF_DLV and not _concerns(args, SOCKETS_OF_DLV[name])]
     if others:
         yield _like(rule, others)
     if "ptrace" not in names:
         return
-    if not rule.get("args"):
+    if not args:
         if allows_the_rest:
             refused = [number for number in OTHER_REQUESTS if number not in requests.values()]
             yield from (_like(rule, ["ptrace"], _request(number)) for number in refused)
-    elif not any(_may_match(rule["args"], number) for number in requests.values()):
+    elif not _concerns(args, requests.values()):
         yield _like(rule, ["ptrace"])
 
 
 def _like(rule: Rule, names: list[str], *args: dict[str, Any]) -> Rule:
     made = {key: value for key, value in deepcopy(rule).items() if key not in ("name", "names")}
     return {"names": names, **made, **({"args": list(args)} if args else {})}
+
+
+def _concerns(args: list[dict[str, Any]], values: Iterable[int]) -> bool:
+    """Whether conditions may hold for one of these first arguments."""
+    return any(_may_match(args, value) for value in values)
 
 
 def _may_match(args: list[dict[str, Any]], request: int) -> bool:
@@ -188,11 +218,11 @@ def _missing(rules: list[Rule], requests: dict[str, int], wanted: tuple[str, ...
     """Rules that allow what no rule allows yet: the calls, and ptrace request by request."""
     allowing = [rule for rule in rules if rule["action"] in PERMISSIVE and not (rule.get("includes") or {}).get("caps")]
     # A call that is allowed for some arguments (clone without namespaces, socket but for some families) is enough.
-    allowed = {name for rule in allowing for name in _names(rule)}
+    allowed = {name for rule in allowing for name in rule_names(rule)}
     calls = [name for name in wanted if name not in allowed and name != "ptrace"]
     if calls:
         yield {"names": calls, "action": "SCMP_ACT_ALLOW", "comment": COMMENT}
-    conditions = [rule.get("args") or [] for rule in allowing if "ptrace" in _names(rule)]
+    conditions = [rule.get("args") or [] for rule in allowing if "ptrace" in rule_names(rule)]
     for name, number in requests.items():
         if not any(not args or _certainly_matches(args, number) for args in conditions):
             comment = f"{COMMENT}: PTRACE_{name}"

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from safedlv import target
 from safedlv.facts.process import list_processes
 from safedlv.probe import runner
-from tests.bench import dap, guard, siblings
+from tests.bench import dap, filters, guard, siblings
 from tests.bench.tools import CACHE, build_static, no_ptrace, safedlv_command, scratch_image, show, timed
 from tests.clients import JsonRpc
 from tests.docker.conftest import Engine, answers
@@ -49,6 +49,7 @@ def main() -> int:
         relayed(dlv, server.pid)
         guard.measure(rounds)
         dap.editors(dlv, server.pid, rounds)
+        filters.measure(rounds)
         memory(server.pid)
     finally:
         server.stop()
