@@ -57,14 +57,16 @@ _LANDLOCK_CREATE_RULESET_VERSION: Final = 1 << 0
 _SYSCALLS: Final = {
     machine: {
         "seccomp": seccomp,
+        "pivot_root": pivot_root,
         "fsopen": 430,
         "fsconfig": 431,
         "fsmount": 432,
         "landlock_create_ruleset": 444,
         "landlock_restrict_self": 446,
     }
-    for machine, seccomp in (("x86_64", 317), ("aarch64", 277))
+    for machine, seccomp, pivot_root in (("x86_64", 317, 155), ("aarch64", 277, 41))
 }
+_MNT_DETACH: Final = 2  # include/linux/fs.h
 _FSCONFIG_CMD_CREATE: Final = 6  # include/uapi/linux/mount.h
 _FS_CLOEXEC: Final = 1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
 
@@ -134,6 +136,19 @@ def mount(source: str, target: str, kind: str | None, flags: int) -> None:
     encoded = None if kind is None else kind.encode()
     result = _libc.mount(source.encode(), os.fsencode(target), encoded, flags, None)
     _checked(result, f"mount({source}, {target}, {kind}, {flags:#x})")
+
+
+def pivot_root(path: str) -> None:
+    """Make a mount the root of the caller's mount namespace, and leave nothing of the old root (pivot_root(2)).
+
+    The caller's working directory is the new root then. Raises OSError: EINVAL where the old root is the initramfs.
+    """
+    os.chdir(path)
+    here = ctypes.create_string_buffer(b".")
+    address = ctypes.addressof(here)
+    _syscall("pivot_root", address, address, call=f"pivot_root({path})")  # the old root lies over the new one now
+    _checked(_libc.umount2(b".", _MNT_DETACH), "umount2(., MNT_DETACH)")
+    os.chdir("/")
 
 
 def mount_detached(kind: str) -> int:

@@ -31,9 +31,10 @@ _EVERY_ID: Final = ((0, 0, 4294967295),)
 _CAP_LAST_CAP: Final = "/proc/sys/kernel/cap_last_cap"
 
 
-def read_context(pid: int) -> Context:
+def read_context(pid: int, with_filters: bool = True) -> Context:
     """The context of process ``pid``. Close it, or use it as a context manager.
 
+    Without ``with_filters`` the process is not held, and the context has no seccomp programs.
     Raises OSError: FileNotFoundError or ProcessLookupError when it is not there or ends meanwhile, PermissionError
     when its status cannot be read.
     """
@@ -51,7 +52,7 @@ def read_context(pid: int) -> Context:
             groups=_needed(status.groups),
             capabilities=_needed(status.capabilities),
             no_new_privs=_needed(status.no_new_privs),
-            filters=_filters(pid, procdir, status, unread),
+            filters=_filters(pid, procdir, status, unread) if with_filters else (),
             labels=_modules(procdir, unread),
             unread=(*unread, *_proc_mount(procdir, links)),
         )

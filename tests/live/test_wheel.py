@@ -63,7 +63,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         headers = HeaderParser().parsestr(archive.read(metadata).decode())
         entry_points = archive.read(metadata.replace("METADATA", "entry_points.txt")).decode()
     sources = {str(path.relative_to(ROOT)) for path in ROOT.glob("safedlv/**/*.py")} | {"safedlv/py.typed"}
-    data = {f"safedlv/seccomp/docker-default.{kind}" for kind in ("json", "LICENSE")}
+    engines = ("docker", "containerd", "podman")
+    data = {f"safedlv/seccomp/{engine}-default.{kind}" for engine in engines for kind in ("json", "LICENSE")}
     data |= {f"safedlv/shims/{name}" for name in ("dlv", "launcher/main.go", "launcher/go.mod")}
     assert {name for name in held if ".dist-info/" not in name} == sources | data
     assert headers["Name"] == "safedlv"

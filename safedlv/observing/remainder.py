@@ -1,0 +1,75 @@
+"""What is left when observe is killed: a dlv that is attached to a target. A small process ends it in order.
+
+It is the keeper of every session (session/keeper.py) with one difference: as long as observe traces dlv nobody else
+can, so the guard comes when observe has gone without a word. A target that is our own stand-in needs none.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from typing import Final
+
+from safedlv.linux.descriptors import keep_open
+from safedlv.session.bystander import ended
+from safedlv.session.guard import Guarding
+from safedlv.session.keeper import DLV, Keeper
+from safedlv.session.rescue import needs_rescue, rescue_late
+
+DONE: Final = b"e"
+"""Said on the lifeline: dlv has ended in order, and only its directory is left."""
+
+
+def start(directory: str, target: int, *, stopped: bool, real: bool) -> tuple[int, socket.socket]:
+    """Fork it; its PID, and our end of its lifeline, on which it is told dlv's PID and DONE."""
+    theirs, lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return pid, lifeline
+    try:
+        os.setsid()
+        lifeline.close()
+        keep_open(0, 1, 2, theirs.fileno())
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(nowhere, fd)
+        Remainder(directory, target, stopped=stopped, guard=Guarding(theirs.fileno()) if real else None).keep(theirs)
+    finally:
+        os._exit(0)
+    raise AssertionError  # never reached
+
+
+class Remainder(Keeper):
+    """The keeper of an observed session."""
+
+    def __init__(self, directory: str, target: int, *, stopped: bool, guard: Guarding | None) -> None:
+        super().__init__(directory, 0, guard=guard)
+        self._heard_of_target(b"%d %d" % (target, stopped), guarded=True)
+
+    def keep(self, lifeline: socket.socket) -> None:
+        """Listen until the lifeline ends; then end what is left."""
+        done = False
+        with suppress(ConnectionResetError):
+            while data := lifeline.recv(64):
+                if data.startswith(DLV):
+                    self.dlv = int(data[1:])
+                    with suppress(ProcessLookupError):
+                        self.pidfd = os.pidfd_open(self.dlv)
+                done = done or data == DONE
+        if done:
+            self.guard, self.pidfd = None, -1
+        else:
+            self._guard_what_is_left(lifeline)
+        self.end()
+
+    def _guard_what_is_left(self, lifeline: socket.socket) -> None:
+        if self.guard is None or self.pidfd == -1:
+            return
+        if not ended(self.pidfd, 0):
+            self.guard.keep_up(lifeline, self.dlv, self.pidfd)
+        elif self.guard.target is not None:  # it had ended, and observe was killed while it put things right
+            with suppress(OSError):
+                if needs_rescue(self.guard.target, died=True):
+                    rescue_late(self.guard.target)
