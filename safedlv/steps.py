@@ -75,8 +75,10 @@ def filter_said(context: Context) -> Iterator[str]:
 
 
 def _refused(programs: tuple[Program, ...]) -> Iterator[str]:
+    """A line for each answer that is none that dlv can do with, and the calls that get it."""
     library = Libseccomp()
     native = library.native
+    calls: dict[str, list[str]] = {}
     for question in of_dlv():
         number = library.number(native, question.call) if question.needed else None
         if number is None or number < 0:  # this architecture has no such call
@@ -85,4 +87,6 @@ def _refused(programs: tuple[Program, ...]) -> Iterator[str]:
         values = [case.value for case in found]
         if not any(value is not None and passes(value) for value in values):
             answers = dict.fromkeys(in_words(value) if value is not None else "unknown" for value in values)
-            yield f"{question.words}: {' or '.join(answers)}"
+            calls.setdefault(" or ".join(answers), []).append(question.words)
+    for answer, refused in calls.items():
+        yield f"{answer}: {', '.join(refused)}"

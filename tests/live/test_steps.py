@@ -52,7 +52,7 @@ def test_a_filter(everyones: Everyones, public_server: Path) -> None:
     """Its refused call by evaluation, by the probe, in the control group, and mended."""
     steps = play("only SETOPTIONS is refused: dlv alone would look healthy", everyones, public_server)
     assert "It does not matter: no cgroup controller knows ptrace" in steps[1]
-    assert "ptrace(PTRACE_SETOPTIONS): refused with EPERM" in steps[2]
+    assert "refused with EPERM: ptrace(PTRACE_SETOPTIONS)" in steps[2]
     assert "PTRACE_ATTACH)" not in steps[2]
     assert "PTRACE_ATTACH: passed PTRACE_SETOPTIONS: EPERM" in steps[3]
     assert "fails with the real seccomp" in steps[4]
