@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.vm import agent, sessions
-from tests.vm.stage import IMAGE, Stage, Target, Tracer, call
+from tests.vm.stage import IMAGE, SECONDS, Stage, Target, Tracer, call
 
 SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
 AT_ONCE = 3
@@ -35,6 +36,8 @@ def main() -> None:
     prepare(spec["apparmor"])
     sessions.play_all(spec["sessions"], tell, set_scope)
     note("sessions", began)
+    control_groups(spec["control"])
+    note("control groups", began)
     targets = {name: Target(name, one, number) for number, (name, one) in enumerate(spec["targets"].items())}
     at_once([target.start for target in targets.values() if not target.waits])
     note("targets", began)
@@ -54,6 +57,16 @@ def main() -> None:
         set_scope(scope)
         play(stages, scope)
         note(f"scope {scope}", began)
+
+
+def control_groups(scopes: dict[str, int]) -> None:
+    """``safedlv control`` under each of Yama's scopes (by the name of its line)."""
+    for name, scope in scopes.items():
+        set_scope(scope)
+        words = [sys.executable, "-m", "safedlv", "control", "--json", "--probe-timeout", "20"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
+        tell({"scene": name, "code": done.returncode, "stdout": done.stdout, "stderr": done.stderr})
+    set_scope(0)
 
 
 def prepare(profiles: str) -> None:

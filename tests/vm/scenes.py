@@ -511,6 +511,10 @@ SCENES: Final = {
 }
 
 
+CONTROL = {f"control group, scope {scope}": scope for scope in (0, 1, 2)}
+"""Lines about ``safedlv control``, and Yama's scope for each."""
+
+
 def for_the_guest(compared: frozenset[str], tools: dict[str, list[str]], sessions: dict[str, Any]) -> str:
     """What is to be played, as JSON. ``tools``: what starts each in the ``compared`` scenes, with ``{pid}`` in it.
 
@@ -542,4 +546,6 @@ def for_the_guest(compared: frozenset[str], tools: dict[str, list[str]], session
         for stage in STAGES
     ]
     targets = {name: asdict(target) for name, target in TARGETS.items()}
-    return json.dumps({"apparmor": APPARMOR, "targets": targets, "stages": stages, "sessions": sessions})
+    return json.dumps(
+        {"control": CONTROL, "apparmor": APPARMOR, "targets": targets, "stages": stages, "sessions": sessions}
+    )

@@ -15,7 +15,7 @@ from tests.scenes import Document, ids, judge
 from tests.vm import machine
 from tests.vm.conftest import Found
 from tests.vm.lab import compared
-from tests.vm.scenes import SCENES
+from tests.vm.scenes import CONTROL, SCENES
 
 WHERE = ("inside", "outside")
 ASKED = [(name, where) for name, scene in SCENES.items() for where in WHERE if getattr(scene.known, where)]
@@ -61,3 +61,15 @@ def test_what_the_others_say(lab: dict[str, Found], name: str) -> None:
     answer = json.loads(found["inside" if "inside" in found else "outside"]["stdout"])
     comparison.record("vm", name, SCENES[name].known.causes, **said, safedlv=ids(answer))
     assert not found["harm_tools"], "the target is not as it was"
+
+
+@pytest.mark.timeout(machine.SECONDS + 60)
+@pytest.mark.parametrize("name", CONTROL)
+def test_the_control_group(lab: dict[str, Found], name: str) -> None:
+    """A debugger works in it, whatever Yama's scope: with the cgroups of version 2, AppArmor and a dlv that is real."""
+    found = played(lab, name)
+    assert (found["code"], found["stderr"]) == (0, ""), found
+    answer = json.loads(found["stdout"])
+    assert answer["verdict"] == "works"
+    assert (answer["control"]["probe"]["result"], answer["control"]["dlv"]["result"]) == ("works", "works")
+    assert answer["group"]["cgroup"]
