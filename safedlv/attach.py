@@ -265,13 +265,16 @@ def serve(delve: Delve, dlv: str, line: CommandLine, listener: Listener | None, 
 
 
 def look_after(relay: Relay, line: CommandLine) -> None:
-    """Have the relay see to the target's pauses, as soon as the session stands: nothing of it is on its way there."""
+    """Have the relay see to the target's pauses and watch what happens around it, as soon as the session stands:
+    nothing of that is on its way there.
+    """
 
     def begin() -> None:
         from safedlv.session.patience import patience_with
+        from safedlv.session.watching import watching_with
 
-        ask = "max-pause" not in line.flags
-        relay.loop.duties.all.append(patience_with(_limits(line), relay.dlv, relay, ask_health=ask))
+        patience = patience_with(_limits(line), relay.dlv, relay, ask_health="max-pause" not in line.flags)
+        relay.loop.duties.all += [patience, watching_with(relay.dlv, relay)]
 
     if relay.dlv.attached_to:
         relay.loop.duties.all.append(Later(LOOK_AFTER, begin))

@@ -1,4 +1,4 @@
-"""What a DAP session does for its target of its own accord, once it stands: see patience.py."""
+"""What a DAP session does for its target of its own accord, once it stands: see patience.py and watching.py."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from safedlv.session.bystander import DAP
 from safedlv.session.duties import Later
 from safedlv.session.patience import patience_with
 from safedlv.session.pauses import Limits
+from safedlv.session.watching import watching_with
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def care_for(proxy: Proxy, dlv: Delve) -> None:
 
     def begin() -> None:
         limits, session = proxy.limits, Session(proxy)
-        duty = patience_with(limits or Limits(), dlv, session, ask_health=limits is None, target=proxy.target)
-        proxy.loop.duties.all.append(duty)
+        patience = patience_with(limits or Limits(), dlv, session, ask_health=limits is None, target=proxy.target)
+        proxy.loop.duties.all += [patience, watching_with(dlv, session, target=proxy.target)]
 
     proxy.loop.duties.all.append(Later(AFTER, begin))

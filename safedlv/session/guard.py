@@ -16,6 +16,7 @@ import os
 import select
 import signal
 import socket
+import time
 from contextlib import suppress
 
 from safedlv.errors import printable
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 _STOPPING: Final = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 SAMPLE: Final = 0.002
+READY_WITHIN: Final = 0.5
+"""Seconds for a guard that was just started to seize dlv's thread."""
 LOOKS_EVERY: Final = 0.1
 """Seconds between two looks: at first, and at most."""
 OFF, SAVED, LOST = b"off", b"saved", b"lost"
@@ -74,8 +77,7 @@ class Guarding:
         """See to it that dlv is guarded, until something comes on the lifeline."""
         while not self.off and self.target is not None and dlv_pidfd != -1:
             if not self.pid:
-                self.pid = start(dlv, self.target, self.tell)
-                self.pidfd = os.pidfd_open(self.pid)
+                self._start(dlv, self.target)
             poll = select.poll()
             poll.register(lifeline, select.POLLIN)
             poll.register(self.pidfd, select.POLLIN)
@@ -84,8 +86,23 @@ class Guarding:
             self.off = self.wait() == 0  # it has ended by itself: dlv has, or cannot be guarded
 
     def watches(self, dlv: int) -> bool:
-        """Whether dlv is guarded at this moment."""
-        return bool(self.pid) and self.target is not None and _watches(self.pid, dlv, self.target)
+        """Whether dlv is guarded; one that was killed a moment ago is replaced, and a new one is given the time."""
+        deadline = time.monotonic() + READY_WITHIN
+        while self.pid and self.target is not None:
+            if ended(self.pidfd, 0):
+                if self.wait() == 0:  # it cannot watch
+                    return False
+                self._start(dlv, self.target)
+            elif _watches(self.pid, dlv, self.target):
+                return True
+            elif time.monotonic() > deadline:
+                return False
+            time.sleep(SAMPLE)
+        return False
+
+    def _start(self, dlv: int, target: Target) -> None:
+        self.pid = start(dlv, target, self.tell)
+        self.pidfd = os.pidfd_open(self.pid)
 
     def wait(self) -> int:
         """Wait for the guard's end, which comes with dlv's; its exit code, negative when it was killed."""

@@ -31,6 +31,7 @@ from safedlv.session.guard import Guarding
 
 READY_WITHIN = 300.0  # seconds for dlv to read the debug information of a very large program
 POLITE_FOR = 1.0  # seconds for a guarded dlv to have the target at rest, before it is killed
+DETACHES_WITHIN = 4.0  # seconds for a guarded dlv to do so then; it waits, where the target was not at rest after all
 LEAVE_WITHIN = 20.0  # seconds for dlv to halt the target, clear breakpoints and detach
 GET_VERSION = b'{"method":"RPCServer.GetVersion","params":[{}],"id":0}\n'
 DLV, CONNECTION, CONTAINER, MADE, SOCKET = b"d", b"c", b"k", b"m", b"s"
@@ -188,16 +189,21 @@ class Keeper:
         audit("removed", f"container {container}")
 
     def _end_dlv(self) -> None:
-        guarded = self.guard is not None and self.guard.watches(self.dlv)
+        guarded = self._is_guarded()
         patience = POLITE_FOR if guarded else READY_WITHIN
         own = None if self.dap else self._until_ready(patience)  # `dlv dap` takes requests one by one
         bystander = Bystander(self.dlv, self.pidfd, self.target, own or self._voice())
         at_rest = bystander.stand_still(POLITE_FOR if guarded else GIVES_UP_AFTER)
-        if not guarded:
-            self._end_unguarded(bystander)
-        elif not (at_rest and bystander.tell("detach") and ended(self.pidfd, LEAVE_WITHIN)):
+        if guarded and at_rest and bystander.tell("detach") and ended(self.pidfd, DETACHES_WITHIN):
+            return
+        if self._is_guarded():  # asked again: the guard may have been killed meanwhile
             self._signal(signal.SIGKILL)  # the guard brings the target home
             ended(self.pidfd, LEAVE_WITHIN)
+        else:
+            self._end_unguarded(bystander)
+
+    def _is_guarded(self) -> bool:
+        return self.guard is not None and self.guard.watches(self.dlv)
 
     def _end_unguarded(self, bystander: Bystander) -> None:
         # A request cannot come too early; a signal can, while dlv has finished attaching and not yet asked for it.

@@ -10,7 +10,7 @@ import sys
 
 from safedlv.errors import SafedlvError, printable
 from safedlv.linux.tracing import name_tracer
-from safedlv.session import guard, keeper
+from safedlv.session import guard, keeper, parting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class Delve:
     """What it is, for people."""
     attached_to = 0
     """The process that it attaches to; 0 when it starts one itself."""
+    found: parting.Parting | None = None
+    """How that process was before; None when nothing is to be said of how it is left."""
 
     def __init__(
         self, pid: int, directory: str, unix: bool, log: int, keeper_pid: int, lifeline: socket.socket
@@ -50,7 +52,7 @@ class Delve:
         self.code: int | None = None
         self.leaving = False
         """We have asked for the end, and dlv has not come to one before."""
-        self.guards_words: list[str] | None = None
+        self.words: list[str] | None = None
 
     def heard(self, line: bytes) -> bool:
         """Take the line that tells where dlv listens; False for every other line of its log."""
@@ -90,6 +92,11 @@ class Delve:
 
     def tell_keeper(self, words: bytes) -> None:
         """Say something on the keeper's lifeline (keeper.py), if there is still time for it."""
+        if words.startswith((keeper.TARGET, keeper.UNGUARDED)):
+            pid, stopped = (int(word) for word in words[1:].split())
+            self.found = parting.look(pid, stopped=bool(stopped)) if pid else None
+        elif words == keeper.INTERRUPT:
+            self.found = None  # it is to end, and not to be as it was
         if not self.leaving:
             with contextlib.suppress(OSError):  # it was killed
                 self.lifeline.send(words)
@@ -106,16 +113,20 @@ class Delve:
         return self.code
 
     def end(self) -> list[str]:
-        """dlv detached and ended, the directory gone, the keeper gone; what its guard has to say then, in sentences.
-
-        A second call says the same.
+        """dlv detached and ended, the directory gone, the keeper gone; what its guard has to say then, and how the
+        target was left, in sentences. A second call says again what is not as it should be.
         """
-        if self.guards_words is None:
-            self.leave()
-            self.reap()
-            os.waitpid(self.keeper_pid, 0)
-            self.guards_words = guard.told(self.lifeline, asked=self.leaving)
-        return self.guards_words
+        if self.words is not None:
+            return self.words
+        self.leave()
+        self.reap()
+        os.waitpid(self.keeper_pid, 0)
+        self.words = guard.told(self.lifeline, asked=self.leaving)
+        well, line = self.found.told() if self.found is not None else (True, "")
+        if not well:
+            self.words.append(line)
+        has_failed = self.code == 1  # to attach, and said so: that the target was not touched is no news
+        return [*self.words, line] if well and line and not has_failed else self.words
 
     def close(self) -> None:
         """The end of the session."""
@@ -159,6 +170,7 @@ def start(dlv: str, version: str | None, line: CommandLine, found: Found, listen
     os.close(log_write)
     delve = Delve(child, directory, unix, log_read, keeper_pid, lifeline)
     delve.attached_to = pid
+    delve.found = parting.look(pid, stopped=found.before.stopped)  # dlv takes longer than that until it attaches
     return delve
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _PRESENT, _SWAPPED, _OF_FILE = 1 << 63, 1 << 62, 1 << 61
 _ENTRY: Final = 8  # bytes, one for each page
+MOST_PAGES: Final = 2048
+"""Pages of its text that a program may have written to, for us to compare them all."""
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -38,21 +40,32 @@ def written(procdir: int, instruction: bytes) -> dict[int, bytes]:
     maps or memory cannot be read; ProcessLookupError when it has ended.
     """
     found: dict[int, bytes] = {}
-    mem = os.open("mem", os.O_RDONLY | os.O_CLOEXEC, dir_fd=procdir)
-    try:
-        for mapping in mappings(procdir):
-            pages = list(touched(procdir, mapping))
-            file = _open_file(procdir, mapping) if pages else None
-            if file is None:
-                continue
-            try:
-                for page in pages:
-                    found.update(_differences(mem, file, mapping, page, instruction))
-            finally:
-                os.close(file)
-    finally:
-        os.close(mem)
+    for page, now, was in _pages(procdir):
+        if was is not None:
+            found.update(_breakpoints(page, now, was, instruction))
     return found
+
+
+class Unlike:
+    """Where text is not its file's: ``bytes``, address -> the byte there; and pages whose file cannot be opened."""
+
+    def __init__(self, of_bytes: dict[int, int], unseen: set[int]) -> None:
+        self.bytes, self.unseen = of_bytes, unseen
+
+
+def differing(procdir: int) -> Unlike:
+    """Every byte of the text that is not its file's. Raises OSError as :func:`written`; OverflowError for a program
+    that has written to more than :data:`MOST_PAGES` pages of its text.
+    """
+    unlike = Unlike({}, set())
+    for count, (page, now, was) in enumerate(_pages(procdir)):
+        if count >= MOST_PAGES:
+            raise OverflowError(f"more than {MOST_PAGES} pages of text were written to")
+        if was is None:
+            unlike.unseen.add(page)
+        elif now != (was := was.ljust(len(now), b"\0")):  # behind its file's end a page is empty
+            unlike.bytes.update((page + at, now[at]) for at in range(len(now)) if now[at] != was[at])
+    return unlike
 
 
 def restore(procdir: int, originals: dict[int, bytes]) -> None:
@@ -61,6 +74,26 @@ def restore(procdir: int, originals: dict[int, bytes]) -> None:
     try:
         for address, data in originals.items():
             os.pwrite(mem, data, address)
+    finally:
+        os.close(mem)
+
+
+def _pages(procdir: int) -> Iterator[tuple[int, bytes, bytes | None]]:
+    """The pages of text that are not the file's any more: address, what is there, and what the file has there; None
+    where the mapping's file cannot be opened. Raises OSError.
+    """
+    mem = os.open("mem", os.O_RDONLY | os.O_CLOEXEC, dir_fd=procdir)
+    try:
+        for mapping in mappings(procdir):
+            pages = list(touched(procdir, mapping))
+            file = _open_file(procdir, mapping) if pages else None
+            try:
+                for page in pages:
+                    at = page - mapping.start + mapping.offset
+                    yield page, os.pread(mem, PAGE, page), None if file is None else os.pread(file, PAGE, at)
+            finally:
+                if file is not None:
+                    os.close(file)
     finally:
         os.close(mem)
 
@@ -109,9 +142,7 @@ def _open_file(procdir: int, mapping: Mapping) -> int | None:
         return None
 
 
-def _differences(mem: int, file: int, mapping: Mapping, page: int, instruction: bytes) -> Iterator[tuple[int, bytes]]:
-    now = os.pread(mem, PAGE, page)
-    was = os.pread(file, PAGE, page - mapping.start + mapping.offset)
+def _breakpoints(page: int, now: bytes, was: bytes, instruction: bytes) -> Iterator[tuple[int, bytes]]:
     size = len(instruction)
     at = now.find(instruction)
     while 0 <= at < len(was):

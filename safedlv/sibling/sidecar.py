@@ -26,7 +26,7 @@ from safedlv.errors import SafedlvError, printable
 from safedlv.probe import runner
 from safedlv.runtimes.docker import Engine, inspect
 from safedlv.runtimes.engine import EngineError, unix_socket
-from safedlv.session import keeper
+from safedlv.session import keeper, parting
 from safedlv.session.bystander import ended
 from safedlv.session.launch import (
     Delve,
@@ -175,8 +175,11 @@ def start(
         with _in_sentences():
             links = {"root": f"/proc/{prepared.plan.inner_pid}/root"}
             log = make(prepared.plan.directory, links)
+            before = parting.look(found.pid, stopped=found.before.stopped)
             pid = _run(prepared, evolve(prepared.plan, owner=owner_label(keeper_pid, os.getpid())), lifeline)
-            return SidecarDelve(prepared, pid, found.pid, log, keeper_pid, lifeline), listener
+            delve = SidecarDelve(prepared, pid, found.pid, log, keeper_pid, lifeline)
+            delve.found = before
+            return delve, listener
     except BaseException:
         if listener is not None:
             listener.close()
@@ -245,6 +248,7 @@ class SidecarDelve(Delve):
             code = int(state["ExitCode"])
             if code == KILLED and ended(self.target, ENDS_WITHIN):  # pid_namespaces(7)
                 sys.stderr.write("safedlv: the target's container has ended, and the sidecar with it\n")
+                self.found = None
                 return 1
             if code == KILLED and self.leaving:
                 return 0  # by the keeper, which is in order

@@ -16,7 +16,7 @@ from tests.docker.conftest import PROBER, Engine
 from tests.docker.copies import InACopy, assert_nothing_is_left
 from tests.docker.sidecars import PORT, SERVER, Beside, Box, hit_a_breakpoint, line_of, packed, scratch_archive
 from tests.docker.test_relaunch import Stage, told
-from tests.support import build_go
+from tests.support import build_go, left_as_found
 
 IMAGE = "safedlv-test-newer:given"
 LINE = line_of(SERVER / "main.go", "text := fmt.Sprintf")
@@ -40,7 +40,7 @@ def test_it_is_newer(newer_engine: Engine) -> None:
 def test_a_sidecar(box: Box) -> None:
     session = Beside(f"docker:{box.name}")
     assert hit_a_breakpoint(session.client(), SERVER / "main.go", LINE, box.visit)["text"].startswith("hello /you")
-    assert session.end() == (0, "", "")
+    assert session.end() == (0, "", left_as_found(box.pid))
     box.assert_left_alone()
 
 

@@ -33,7 +33,7 @@ from tests.docker.sidecars import (
     sidecars,
 )
 from tests.docker.test_context import profile, rule
-from tests.support import SAFEDLV, build_go, require, status, wait_until
+from tests.support import SAFEDLV, build_go, left_as_found, require, status, wait_until
 
 SOURCE = SERVER / "main.go"
 LINE = line_of(SOURCE, "text := fmt.Sprintf")
@@ -88,7 +88,8 @@ def test_session(make_box: MakeBox, newest_dlv: str, tmp_path: Path, name: str) 
     code, _, err = session.end()
     assert code == 0, err
     assert case.said in err
-    assert (case.said != "") == (err != ""), err
+    assert err.endswith(left_as_found(box.pid))
+    assert (case.said != "") == (err != left_as_found(box.pid)), err
     box.assert_left_alone()
 
 
@@ -163,8 +164,6 @@ def test_session_in_the_terminal(make_box: MakeBox, newest_dlv: str) -> None:
     terminal.sendline("clearall")
     terminal.expect("Breakpoint 1 .*cleared")
     terminal.sendline("quit")
-    terminal.expect_exact("Would you like to kill the process?")
-    terminal.sendline("n")
     terminal.expect(pexpect.EOF)
     terminal.close()
     request.join()
@@ -193,8 +192,6 @@ def test_sources_that_lie_elsewhere(
         terminal.sendline("list main.greeting")
         terminal.expect_exact("fmt.Sprintf")
         terminal.sendline("exit")
-        terminal.expect_exact("Would you like to kill the process?")
-        terminal.sendline("n")
         terminal.expect(pexpect.EOF)
         terminal.close()
         box.assert_left_alone()
@@ -233,7 +230,7 @@ def test_ends_in_order(make_box: MakeBox, newest_dlv: str, tmp_path: Path, end: 
         session.process.send_signal(getattr(signal, end))
     else:
         client.close()
-    assert session.end() == (0, "", "")
+    assert session.end() == (0, "", left_as_found(box.pid))
     client.close()
     assert "layer=debugger" in (tmp_path / "log").read_text()
     box.assert_left_alone()

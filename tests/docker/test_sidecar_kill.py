@@ -14,14 +14,34 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from attrs import evolve
 
+from safedlv.facts.cgroup import directory
+from safedlv.facts.procfs import ProcDir
+from safedlv.model import Unknown
 from safedlv.runtimes.docker import Engine as Docker
 from safedlv.sibling.sweep import sweep
 from tests.clients import JsonRpc
 from tests.docker.conftest import Engine
 from tests.docker.sidecars import SCRATCH, SERVER, Beside, Box, line_of, sidecars
-from tests.support import SAFEDLV, assert_unharmed, count, our_directories, our_processes, require, status, wait_until
+from tests.live import survival
+from tests.live.groups import out_of_memory
+from tests.live.survival import Worker
+from tests.support import (
+    ROOT,
+    SAFEDLV,
+    assert_unharmed,
+    build_go,
+    count,
+    left_as_found,
+    our_directories,
+    our_processes,
+    require,
+    status,
+    wait_until,
+)
 
+WORKER = ROOT / "tests" / "live" / "programs" / "worker"
 SOURCE = SERVER / "main.go"
 LINE = line_of(SOURCE, "text := fmt.Sprintf")
 MakeBox = Callable[..., Box]
@@ -70,6 +90,7 @@ def test_kill_of_safedlv(make_box: MakeBox, newest_dlv: str, tmp_path: Path, par
         session.process.communicate()
         wait_until(lambda: not path.exists(), f"trial {trial}: the socket is gone", 45)
         box.assert_left_alone(45)
+    survival.record(f"safedlv, dlv in a sidecar: {part}", "-", f"{count(50)} of {count(50)}")
 
 
 @pytest.mark.timeout(600)
@@ -152,13 +173,14 @@ SWEEP = "from safedlv.runtimes.docker import Engine; from safedlv.sibling.sweep 
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("user", ["0", "1000"])
 def test_kill_of_dlv(make_box: MakeBox, newest_dlv: str, user: str) -> None:
     """In its sidecar, with a breakpoint that is hit: the guard brings the target home, and all of ours goes."""
     moments = random.Random(f"dlv {user}")
     box = make_box(SCRATCH, None, "--user", user)
-    for _ in range(count(30)):
+    trials = count(100, short=2)
+    for _ in range(trials):
         session = Beside(f"docker:{box.name}")
         client = session.client()
         client.call("CreateBreakpoint", Breakpoint={"file": str(SOURCE), "line": LINE})
@@ -170,11 +192,96 @@ def test_kill_of_dlv(make_box: MakeBox, newest_dlv: str, user: str) -> None:
         client.close()
         assert code == KILLED
         assert "its target was brought home and runs on" in err
+        assert err.endswith(left_as_found(box.pid))
         visitor.join()
         box.assert_left_alone()
+    survival.record(f"dlv in a sidecar (a server of user {user})", "-", f"{trials} of {trials}")
 
 
 def tracer_of(pid: int) -> int:
     """The process whose thread traces ``pid``."""
     tid = wait_until(lambda: int(status(pid, "TracerPid")), "dlv has attached")
     return int(status(tid, "Tgid"))
+
+
+# ---------------------------------------------------------------- the OOM killer
+
+
+class Contained(Worker):
+    """The busy program as the first process of a container."""
+
+    def __init__(self, engine: Engine, image: str, program: Path) -> None:
+        self.engine, self.program = engine, program
+        self.pid = engine.run("--stop-timeout", "1", image, "/worker", "4")
+        self.name = engine.last
+        wait_until(self.results, "the worker's first results")
+
+    def end(self) -> str:
+        return "" if status(self.pid, "State")[:1] not in ("", "Z") else "its container has ended"
+
+    def last_words(self) -> str:
+        return self.engine.docker("logs", "--tail", "20", self.name).stdout.decode("utf-8", "replace")
+
+    def results(self) -> tuple[int, int] | None:
+        pairs = [line.split() for line in self.last_words().splitlines()]
+        return next(((int(a), int(b)) for a, b in reversed(pairs) if a.isdigit() and b.isdigit()), None)
+
+    def close(self) -> None:
+        self.engine.remove_containers()
+
+
+def of_memory(pid: int) -> tuple[Path, bool]:
+    """The memory cgroup of a process, and whether it is v1's."""
+    with ProcDir(pid) as procdir:
+        v1 = directory(procdir, "memory")
+        found = directory(procdir) if isinstance(v1, Unknown) else v1
+    assert not isinstance(found, Unknown), found
+    return Path(found), not isinstance(v1, Unknown)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("row", [row for row in survival.ROWS if "OOM" in row.name], ids=lambda row: row.name)
+def test_the_oom_killer(
+    make_image: Callable[[Path], str],
+    docker_engine: Engine,
+    newest_dlv: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    row: survival.Row,
+) -> None:
+    """dlv comes to its container's limit of memory: it dies, and the target does not. Beside it, plain dlv."""
+    monkeypatch.setenv("SAFEDLV_AUDIT", str(tmp_path_factory.mktemp("audit") / "log"))
+    program = build_go(WORKER, tmp_path_factory.mktemp("worker") / "worker", environment={"CGO_ENABLED": "0"})
+    image, moments = make_image(program), random.Random(f"sidecar {row.name}")
+
+    def failures(times: int, *, ours: bool) -> list[str]:
+        found = []
+        for _ in range(times):
+            worker = Contained(docker_engine, image, program)
+            try:
+                if said := one_trial(row, worker, moments, ours=ours):
+                    found.append(f"{said}\n{worker.last_words()}")
+            finally:
+                worker.close()
+            wait_until(lambda: not our_processes() and not our_directories(), "nothing of ours is left", 45)
+        return found
+
+    times = count(100, short=1)
+    ours, theirs = failures(times, ours=True), failures(times if times > 1 else 0, ours=False)
+    plain = f"{times - len(theirs)} of {times}" if times > 1 else "-"
+    survival.record(f"{row.name}, in a sidecar", plain, f"{times - len(ours)} of {times}")
+    assert not ours, f"{len(ours)} of {times} did not survive; the first: {ours[0]}"
+
+
+def one_trial(row: survival.Row, worker: Contained, moments: random.Random, *, ours: bool) -> str:
+    """The row with dlv in a sidecar, whose own cgroup runs out of memory; else with plain dlv, in a cgroup for that."""
+    if not ours:
+        return survival.trial(row, worker, survival.plain, moments)
+
+    def kill(_session: subprocess.Popen[str]) -> None:
+        dlv = tracer_of(worker.pid)
+        where, v1 = of_memory(dlv)
+        out_of_memory(dlv, where, v1=v1)
+
+    return survival.trial(evolve(row, kill=kill), worker, lambda _: survival.beside(worker.name), moments)

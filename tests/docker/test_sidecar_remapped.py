@@ -16,7 +16,7 @@ import pytest
 
 from tests.docker.conftest import START_SECONDS, Engine, answers
 from tests.docker.sidecars import PORT, SERVER, Beside, Box, hit_a_breakpoint, line_of, scratch_archive
-from tests.support import require, status, wait_until
+from tests.support import left_as_found, require, status, wait_until
 
 SOURCE = SERVER / "main.go"
 LINE = line_of(SOURCE, "text := fmt.Sprintf")
@@ -77,5 +77,5 @@ def test_session(engine: Engine, newest_dlv: str, options: tuple[str, ...], uid:
     assert status(box.pid, "Uid").split()[0] == str(uid)
     session = Beside(f"docker:{box.name}")
     assert hit_a_breakpoint(session.client(), SOURCE, LINE, box.visit)["text"].startswith("hello /you")
-    assert session.end() == (0, "", "")
+    assert session.end() == (0, "", left_as_found(box.pid))
     box.assert_left_alone()

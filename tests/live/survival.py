@@ -18,8 +18,11 @@ from pathlib import Path
 from attrs import frozen
 
 from tests.clients import JsonRpc
-from tests.support import SAFEDLV, harmed, new_dlv, status, threads, wait_until
+from tests.live.groups import Group, out_of_memory
+from tests.support import ROOT, SAFEDLV, harmed, new_dlv, status, threads, wait_until
 
+TABLE = ROOT / ".cache" / "survival.md"
+_recorded: list[str] = []
 SETTLED_WITHIN = 10.0
 """Seconds in which a target has to be as before, when somebody was killed."""
 
@@ -33,6 +36,10 @@ class Worker:
         self.process = subprocess.Popen([str(program), str(goroutines)], stdout=self.said, stderr=subprocess.STDOUT)
         self.pid = self.process.pid
         wait_until(self.results, "the worker's first results")
+
+    def end(self) -> str:
+        """How it has ended; empty while it runs."""
+        return "" if self.process.poll() is None else f"it died of {self.process.returncode}"
 
     def results(self) -> tuple[int, int] | None:
         """How many results it has, and how many of them are wrong."""
@@ -54,8 +61,8 @@ def survives(worker: Worker, *, intact: bool = True) -> str:
     deadline, harm = time.monotonic() + SETTLED_WITHIN, "it was not looked at"
     before = worker.results() or (0, 0)
     while harm and time.monotonic() < deadline:
-        if worker.process.poll() is not None:
-            return f"it died of {worker.process.returncode}"
+        if ended := worker.end():
+            return ended
         now = worker.results() or (0, 0)
         harm = harmed(worker.pid) or (changed_text(worker) if intact else "")
         if not harm and now[0] < before[0] + 20:
@@ -70,7 +77,7 @@ def changed_text(worker: Worker) -> str:
         maps = Path(f"/proc/{worker.pid}/maps").read_text("utf-8").splitlines()
         with open(f"/proc/{worker.pid}/mem", "rb") as mem, worker.program.open("rb") as file:
             for line in maps:
-                if " r-xp " in line and line.endswith(str(worker.program)):
+                if " r-xp " in line and line.endswith(f"/{worker.program.name}"):
                     start, end = (int(word, 16) for word in line.split()[0].split("-"))
                     mem.seek(start)
                     file.seek(int(line.split()[2], 16))
@@ -96,6 +103,12 @@ def plain(worker: Worker) -> Iterator[subprocess.Popen[str]]:
 def guarded(worker: Worker) -> Iterator[subprocess.Popen[str]]:
     """``safedlv attach``, listening."""
     yield from _session([*SAFEDLV, "attach", str(worker.pid), "--headless", "--api-version=2"])
+
+
+@contextlib.contextmanager
+def beside(container: str) -> Iterator[subprocess.Popen[str]]:
+    """``safedlv attach --via sidecar``, listening."""
+    yield from _session([*SAFEDLV, "attach", f"docker:{container}", "--via=sidecar", "--headless", "--api-version=2"])
 
 
 def _session(words: list[str]) -> Iterator[subprocess.Popen[str]]:
@@ -151,6 +164,10 @@ class Row:
     kill: Callable[[subprocess.Popen[str]], None]
     connects: bool = True
     goroutines: int = 4
+    short: bool = False
+    """One trial will do, where the table is not to be made."""
+    promised: bool = True
+    """Every target survives; else the table tells how many did."""
 
 
 def _kill_delve(session: subprocess.Popen[str]) -> None:
@@ -159,6 +176,31 @@ def _kill_delve(session: subprocess.Popen[str]) -> None:
 
 def _kill_session(session: subprocess.Popen[str]) -> None:
     session.kill()
+
+
+def _kill_session_and_keeper(session: subprocess.Popen[str]) -> None:
+    for pid in [child for child in _children(session.pid) if child != delve_of(session)]:
+        os.kill(pid, signal.SIGKILL)
+    session.kill()
+
+
+def _kill_delve_by_oom(session: subprocess.Popen[str]) -> None:
+    """It is alone in a cgroup whose memory runs out: moved there now, with the little that it takes from now on."""
+    group = Group("memory")
+    try:
+        dlv = delve_of(session)
+        group.take(dlv)
+        out_of_memory(dlv, group.path, v1=group.v1)
+    finally:
+        group.remove()
+
+
+def _kill_guard_and_leave(session: subprocess.Popen[str]) -> None:
+    """Then the session is ended in order."""
+    dlv = delve_of(session)
+    if guard := guard_of(dlv):
+        os.kill(guard, signal.SIGKILL)
+    session.send_signal(signal.SIGTERM)
 
 
 def _kill_guard_then_delve(session: subprocess.Popen[str]) -> None:
@@ -221,9 +263,23 @@ ROWS = (
     Row("dlv, while it attaches", _attaching, _kill_delve, connects=False),
     Row("dlv, while it detaches", _detaching, _kill_delve),
     Row("dlv, hot, 200 threads", _hot, _kill_delve, goroutines=200),
+    Row("dlv, by the OOM killer, at a breakpoint", _at_a_breakpoint, _kill_delve_by_oom, short=True),
+    Row("dlv, by the OOM killer, hot", _hot, _kill_delve_by_oom, short=True),
     Row("safedlv (or dlv, where there is none)", _hot, _kill_session),
+    Row("safedlv and its keeper (or dlv)", _hot, _kill_session_and_keeper, short=True, promised=False),
+    Row("the guard; then SIGTERM ends the session", _hot, _kill_guard_and_leave, short=True),
     Row("the guard, then dlv", _hot, _kill_guard_then_delve),
 )
+
+
+def record(name: str, plain: str, ours: str) -> None:
+    """A line of the table, which is begun anew by every run of the tests."""
+    if not _recorded:
+        TABLE.parent.mkdir(exist_ok=True)
+        TABLE.write_text("| killed | plain dlv | safedlv |\n|---|---|---|\n", "utf-8")
+    _recorded.append(name)
+    with TABLE.open("a", encoding="utf-8") as file:
+        file.write(f"| {name} | {plain} | {ours} |\n")
 
 
 def trial(

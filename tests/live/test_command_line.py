@@ -13,7 +13,7 @@ import pytest
 
 from tests.clients import JsonRpc
 from tests.live.leftovers import nothing_left_behind  # noqa: F401  pytest finds fixtures by their names here
-from tests.support import SAFEDLV, Server, assert_unharmed, status, wait_until
+from tests.support import SAFEDLV, Server, assert_unharmed, left_as_found, status, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
@@ -212,7 +212,7 @@ class Session:
     """A headless dlv or safedlv."""
 
     def __init__(self, command: list[str], pid: str, log: Path | None = None) -> None:
-        self.log = log
+        self.log, self.pid, self.ours = log, int(pid), command[0] == SAFEDLV[0]
         self.address = ""
         self.process = subprocess.Popen(
             [word.replace("PID", pid) for word in command],
@@ -241,7 +241,14 @@ class Session:
         client.use_version_2()
         client.detach()
         out, err = self.process.communicate(timeout=20)
-        return Said(self.process.returncode, out, err)
+        return Said(self.process.returncode, out, self._without_the_last(err))
+
+    def _without_the_last(self, err: str) -> str:
+        """safedlv's stderr but for its last line, which says how it left the target: dlv has none."""
+        if not self.ours:
+            return err
+        assert err.endswith(left_as_found(self.pid))
+        return err.removesuffix(left_as_found(self.pid))
 
     def end(self) -> None:
         """Whatever became of the test: detach, and be gone."""

@@ -81,7 +81,7 @@ def test_a_dlv_that_is_killed(start: Start, worker: Worker) -> None:
     client.send("threads")
     os.kill(dlv, signal.SIGKILL)
     said = [one for one in the_rest(client) if one not in ("continued", "thread")]
-    assert said == ["output", "evaluate False", "threads False", "terminated"]
+    assert said == ["output", "output", "evaluate False", "threads False", "terminated"]
     assert "safedlv: dlv died; its target was brought home and runs on" in consoled(client)
     code, _, err = adapter.end()
     assert code == 137

@@ -21,6 +21,7 @@ from tests.support import (
     SAFEDLV,
     Server,
     assert_unharmed,
+    left_as_found,
     our_directories,
     our_processes,
     status,
@@ -147,11 +148,14 @@ def version_flags(dlv: str) -> list[str]:
     return ["--check-go-version=false"] if "1.20" in subprocess.check_output([dlv, "version"], text=True) else []
 
 
-def test_session_in_the_terminal(dlv: str, server: Server) -> None:
+def test_session_in_the_plain_terminal(dlv: str, server: Server) -> None:
     terminal = pexpect.spawn(
-        SAFEDLV[0], [*SAFEDLV[1:], "attach", *version_flags(dlv), str(server.pid)], timeout=30, encoding="utf-8",
+        SAFEDLV[0],
+        [*SAFEDLV[1:], "attach", "--plain", *version_flags(dlv), str(server.pid)],
+        timeout=30,
+        encoding="utf-8",
         dimensions=(40, 120),
-    )  # fmt: skip
+    )
     terminal.expect_exact("Type 'help' for list of commands.")
     terminal.expect_exact("(dlv) ")
     terminal.sendline(f"break {SOURCE}:{LINE}")
@@ -174,11 +178,10 @@ def test_session_in_the_terminal(dlv: str, server: Server) -> None:
     assert "hello" in server.get()
 
 
-def test_terminal_keys(newest_dlv: str, server: Server) -> None:
+def test_plain_terminal_keys(newest_dlv: str, server: Server) -> None:
     """Ctrl-C halts, the window's size is passed on, Ctrl-D at the question leaves without killing."""
-    terminal = pexpect.spawn(
-        SAFEDLV[0], [*SAFEDLV[1:], "attach", str(server.pid)], timeout=30, encoding="utf-8", dimensions=(24, 80)
-    )
+    words = [*SAFEDLV[1:], "attach", "--plain", str(server.pid)]
+    terminal = pexpect.spawn(SAFEDLV[0], words, timeout=30, encoding="utf-8", dimensions=(24, 80))
     terminal.expect_exact("(dlv) ")
     terminal.sendline("continue")
     wait_until(lambda: status(server.pid, "State")[:1] != "t", "the target runs")
@@ -208,8 +211,6 @@ def test_a_wrapper_is_answered_with_its_go_child(newest_dlv: str, server_binary:
         terminal.sendline("")
         terminal.expect_exact("(dlv) ")
         terminal.sendline("exit")
-        terminal.expect_exact("Would you like to kill the process?")
-        terminal.sendline("n")
         terminal.expect(pexpect.EOF)
         terminal.close()
         assert status(child, "Name") == "server"
@@ -252,7 +253,7 @@ def test_leaving_by_a_signal(newest_dlv: str, server: Server, signum: signal.Sig
     session.process.send_signal(signum)
     code, _, err = session.end()
     assert code == 0, err
-    assert err == ""
+    assert err == left_as_found(server.pid)
     if client:
         client.close()
     assert_left_nothing(server.pid)

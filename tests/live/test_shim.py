@@ -22,7 +22,7 @@ from safedlv.facts.delve_path import find_delve
 from tests.clients import JsonRpc
 from tests.live.leftovers import nothing_left_behind  # noqa: F401  pytest finds fixtures by their names here
 from tests.live.test_wheel import installed, run, wheel  # noqa: F401
-from tests.support import ROOT, Server, assert_unharmed, go_tool, new_dlv, require, wait_until
+from tests.support import ROOT, Server, assert_unharmed, go_tool, left_as_found, new_dlv, require, wait_until
 
 SHIM = ROOT / "shims" / "dlv"
 LAUNCHER = ROOT / "shims" / "launcher"
@@ -251,7 +251,7 @@ def test_attach_goes_through_safedlv(complete: Path, server: Server, newest_dlv:
         client.detach()
         assert session.wait(20) == 0
         assert session.stderr is not None
-        assert session.stderr.read() == ""
+        assert session.stderr.read() == left_as_found(server.pid)
     assert_unharmed(server.pid)
 
 
