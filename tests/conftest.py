@@ -41,14 +41,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_tmpdir() -> Iterator[None]:
-    """A TMPDIR of this run's own, short enough for the path of a unix socket, so that what is left can be seen."""
-    before = {name: os.environ.pop(name, None) for name in ("XDG_RUNTIME_DIR", "TMPDIR")}
+    """A TMPDIR of this run's own, short enough for the path of a unix socket, so that what is left can be seen; and a
+    place for histories that is not the user's.
+    """
     directory = tempfile.mkdtemp(prefix="t-", dir="/tmp")
-    os.environ["TMPDIR"] = directory
-    yield
-    os.environ.update({name: value for name, value in before.items() if value is not None})
-    if before["TMPDIR"] is None:
-        del os.environ["TMPDIR"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XDG_RUNTIME_DIR", raising=False)
+        patch.setenv("TMPDIR", directory)
+        patch.setenv("XDG_STATE_HOME", f"{directory}/state")
+        yield
     shutil.rmtree(directory)
 
 

@@ -1,7 +1,8 @@
-"""dlv's own terminal: ``dlv connect`` in a pseudo-terminal, led to the user's, key by key and byte by byte.
+"""The terminal of a session: safedlv's (prompt.py), or dlv's own (``--plain``), which is here.
 
-It reaches dlv through the relay, like any client, so that a terminal that is closed or killed in the middle of a
-command ends the session in order.
+That is ``dlv connect`` in a pseudo-terminal, led to the user's, key by key and byte by byte. It reaches dlv through the
+relay, like any client, so that a terminal that is closed or killed in the middle of a command ends the session in
+order.
 """
 
 from __future__ import annotations
@@ -23,27 +24,39 @@ from safedlv.session.relay import Relay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from safedlv.command_line import CommandLine
     from safedlv.session.launch import Delve
 
 CHUNK = 65536
 GREETINGS = (b"Type 'help'", b"(dlv)")
+POOR_TERMINALS = ("", "dumb")
 LAST_WORDS_WITHIN = 2.0  # seconds for the terminal to end after its dlv has
 
 
-def run_terminal(dlv: str, delve: Delve, line: CommandLine, log: int) -> int:
-    """Give the user dlv's terminal; returns the exit code that ``dlv attach`` would have had."""
+def run_terminal(
+    dlv: str, delve: Delve, line: CommandLine, log: int, look_after: Callable[[Relay, CommandLine], None]
+) -> int:
+    """Give the user a terminal; returns the exit code that ``dlv attach`` would have had.
+
+    It is dlv's own with ``--plain``, and where nothing can be drawn. ``look_after``: has the relay see to the target.
+    """
     if line.on("accept-multiclient"):
         write_all(2, b"Warning accept-multi: ignored\n")
     unix = isinstance(delve.address, str)  # a dlv that listens on unix sockets can connect to them too
     front = listen(f"unix:{delve.directory}/front" if unix else "127.0.0.1:0")
     relay = Relay(front, delve, multi=False, check_user=True, log=log)
+    look_after(relay, line)
     argv = [dlv, "connect", *_connect_flags(line, delve), f"unix:{front.shown}" if unix else front.shown]
-    if all(os.isatty(fd) for fd in (0, 1, 2)):
+    if not all(os.isatty(fd) for fd in (0, 1, 2)):
+        return _run_plain(relay, argv)
+    if line.on("plain") or os.environ.get("TERM", "") in POOR_TERMINALS:
         return Terminal(relay, argv).run()
-    return _run_plain(relay, argv)
+    from safedlv.session.prompt import Session, run_prompt
+
+    session = Session(argv[:-1], delve.directory, delve.attached_to, delve.pid)
+    return run_prompt(relay, session, show_log=log == 2)
 
 
 def _connect_flags(line: CommandLine, delve: Delve) -> list[str]:

@@ -344,8 +344,6 @@ def test_clone_in_the_terminal(make_box: MakeBox, newest_dlv: str) -> None:
     terminal.sendline("break main.greeting")
     terminal.expect("Breakpoint 1 .*set at")
     terminal.sendline("quit")
-    terminal.expect_exact("Would you like to kill the process?")
-    terminal.sendline("n")
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert terminal.exitstatus == 0

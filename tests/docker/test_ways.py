@@ -41,7 +41,7 @@ def test_chosen(
         terminal.sendline("break main.greeting")
         terminal.expect("Breakpoint 1 .*set at")
         terminal.sendline("quit")
-        terminal.expect_exact("Would you like to kill the process?")
+        terminal.expect_exact("Would you like to kill the process?")  # without TERM it is dlv's own terminal
         terminal.sendline("n")
     terminal.expect(pexpect.EOF)
     terminal.close()
