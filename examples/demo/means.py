@@ -179,8 +179,8 @@ def debug(terminal: SpawnBase, port: int, end: object) -> None:
 
 def attach(words: list[str], port: int) -> None:
     """The real `safedlv attach`, typed at in a terminal of its own, to the server at this port."""
-    show(words)
-    plain = {**os.environ, "TERM": "dumb"}  # no colours and no cursor movements
+    show(["TERM=dumb", *words])
+    plain = {**os.environ, "TERM": "dumb"}  # no colours and no cursor movements: dlv's own terminal
     try:
         terminal = pexpect.spawn(words[0], words[1:], dimensions=WINDOW, timeout=PATIENCE, encoding="utf-8", env=plain)
     except pexpect.ExceptionPexpect as error:

@@ -166,7 +166,7 @@ def test_the_whole_story(stage: Stage, who: str) -> None:
         assert "\n== 6. to 8. Three denied attaches: only root, with all of its capabilities, can make" in story
         assert f"\n  sudo env PATH={stage.bin}:/usr/bin:/bin {stage.python} {stage.demo}\n" in story
     for line in (
-        f"$ safedlv attach {pid[1]}",
+        f"$ TERM=dumb safedlv attach {pid[1]}",
         '"/you"',
         "The request that stood still meanwhile: GET /you -> hello /you, you are visitor 2",
         "GET /you -> hello /you, you are visitor 3",
