@@ -19,7 +19,6 @@ was not. A dlv that never came (:attr:`Proxy.failure`) is stood in for until the
 from __future__ import annotations
 
 import sys
-import time
 
 from safedlv.linux.tracing import may_signal
 from safedlv.session import dap_messages as say
@@ -28,6 +27,7 @@ from safedlv.session.bystander import NUDGE
 from safedlv.session.dap_decision import Elsewhere, Local, Refused, Waiting
 from safedlv.session.dap_stand_in import KILLED, NOT_KILLED, last_answers, stand_in
 from safedlv.session.dap_upstream import Upstream
+from safedlv.session.dap_voice import Voice
 from safedlv.session.launch import hold_signals, release_signals
 from safedlv.session.loop import READ, Loop
 from safedlv.session.wire import FramingError, Head, Messages, Piece, frame
@@ -75,11 +75,9 @@ class Proxy:
         self.loop = Loop()
         self.upstream = Upstream(self.loop, server, log)
         self.on_client, self.on_dlv = self._from_client, self._from_dlv  # each one object: watched by identity
-        self.client: Channel | None = None
+        self.voice = Voice()
         self.messages = Messages()
-        self.for_client: list[bytes] = []  # ours, while a message of dlv's is not whole
         self.held: list[bytes] = []  # dlv's, with which the client's session ends
-        self.writer = say.Writer()
         self.state = FRESH
         self.waiting: Waiting | None = None
         self.meanwhile: list[bytes] = []  # what was asked while a process was waited for
@@ -109,7 +107,7 @@ class Proxy:
 
     def _came(self, client: Channel) -> None:
         """The client, which has begun to speak."""
-        self.client = client
+        self.voice.channel = client
         self._update()
 
     def _dlv_ended(self, _mask: int) -> None:
@@ -121,7 +119,7 @@ class Proxy:
             self._from_dlv(0)
         if channel is not None or self.state == LEFT:
             self.over = True
-            if self.client is not None and not self.client.ended:
+            if self.voice.channel is not None and not self.voice.channel.ended:
                 self._from_client(0)  # what was asked while it ended is to be answered too
             self._say_the_last(code)
             self.code = code if channel is not None else 0
@@ -140,15 +138,15 @@ class Proxy:
         """dlv has ended: nothing stays unanswered, and what its guard did is told."""
         assert self.upstream.dlv is not None
         for line in self.upstream.dlv.end():
-            self.console(f"safedlv: {line}")
+            self.voice.console(f"safedlv: {line}")
         for message in self.held:
-            self.tell(message)
+            self.voice.tell(message)
         detached = (KILLED if self.killing else NOT_KILLED) if self.target else b""
-        for answer in last_answers(self.writer, self.outstanding, code, detached):
-            self.tell(answer)
+        for answer in last_answers(self.voice.writer, self.outstanding, code, detached):
+            self.voice.tell(answer)
         self.outstanding.clear()
         if not self.terminated and self.state != FRESH:
-            self.tell(self.writer.event("terminated"))
+            self.voice.tell(self.voice.writer.event("terminated"))
             self.terminated = True
 
     def leave(self) -> None:
@@ -162,30 +160,24 @@ class Proxy:
 
     def _finish(self) -> None:
         """Give the client a moment to take what was said last, and let go of everything."""
-        deadline = time.monotonic() + DRAIN_WITHIN
-        if self.client is not None:
-            while self.client.waiting and time.monotonic() < deadline:
-                time.sleep(0.001)
-                self.client.flush()
-            while self.client.read():  # what is unread would reset the connection, and take what was said along
-                pass
-            self.client.close()
+        self.voice.close(DRAIN_WITHIN)
         self.door.close()
         self.upstream.close()
 
     # ------------------------------------------------------------ from the client
 
     def _from_client(self, _mask: int) -> None:
-        assert self.client is not None
-        self.client.flush()
-        data = self.client.read()
+        client = self.voice.channel
+        assert client is not None
+        client.flush()
+        data = client.read()
         try:
             for message in self.messages.feed(data) if data else ():
                 self._said(message.body)
         except FramingError as error:
             sys.stderr.write(f"safedlv: the client's connection was closed: {error}\n")
-            self.client.ended = True
-        if self.client.ended and self.code is None and self.state != LEFT:
+            client.ended = True
+        if client.ended and self.code is None and self.state != LEFT:
             self.leave()
         self._update()
 
@@ -199,7 +191,7 @@ class Proxy:
             return
         if len(body) > DLVS_LIMIT:
             text = f"it has {len(body)} bytes, and dlv takes no more than {DLVS_LIMIT}"
-            self.tell(self.writer.failure(request.seq, request.command, say.DLV_ENDED, text, show=False))
+            self.voice.tell(self.voice.writer.failure(request.seq, request.command, say.DLV_ENDED, text, show=False))
             return
         self.outstanding[request.seq] = request.command
         if self.over:
@@ -230,7 +222,7 @@ class Proxy:
         return None
 
     def _attach(self, request: Request, body: bytes) -> None:
-        self._carry_out(request, body, lambda: self.decide(request.arguments, self.console))
+        self._carry_out(request, body, lambda: self.decide(request.arguments, self.voice.console))
 
     def _carry_out(self, request: Request, body: bytes, decide: Callable[[], Decision]) -> None:
         """Do what is decided; a signal that ends the session waits for that."""
@@ -284,8 +276,8 @@ class Proxy:
     def _refuse(self, request: Request, refused: Refused) -> None:
         del self.outstanding[request.seq]
         if refused.report:
-            self.console(refused.report)
-        self.tell(self.writer.failure(request.seq, "attach", say.FAILED_TO_ATTACH, refused.text, show=True))
+            self.voice.console(refused.report)
+        self.voice.tell(self.voice.writer.failure(request.seq, "attach", say.FAILED_TO_ATTACH, refused.text, show=True))
 
     def _go_elsewhere(self, decision: Elsewhere) -> None:
         """Another dlv takes the place of ours. It is told again what the client is; the client has had the answer."""
@@ -313,8 +305,8 @@ class Proxy:
         if request is None or request.seq >= say.OURS:
             return
         self.outstanding.pop(request.seq, None)
-        for answer in stand_in(self.writer, request, self.failure):
-            self.tell(answer)
+        for answer in stand_in(self.voice.writer, request, self.failure):
+            self.voice.tell(answer)
         if request.command == "disconnect":
             self.code = 1
 
@@ -351,12 +343,8 @@ class Proxy:
         if piece.head is not None:
             data = self._noted(piece.head, data, whole=piece.last)
             self.dropping = not data
-        if not self.dropping and self.client is not None:
-            self.client.put(data)
-        if piece.last and self.for_client and self.client is not None:
-            for ours in self.for_client:
-                self.client.put(ours)
-            self.for_client.clear()
+        if not self.dropping:
+            self.voice.pass_on(data, last=piece.last)
 
     def _noted(self, head: Head, data: bytes, *, whole: bool) -> bytes:
         """Take note of a message that begins; what the client gets of it, empty when it is not for the client."""
@@ -404,26 +392,11 @@ class Proxy:
         self.held.append(data)
         return b""
 
-    # ------------------------------------------------------------ to the client
-
-    def console(self, text: str) -> None:
-        """Show text in the Debug Console."""
-        self.tell(self.writer.console(text if text.endswith("\n") else text + "\n"))
-
-    def tell(self, data: bytes) -> None:
-        """Say something of our own to the client, when no message of dlv's is half said."""
-        if self.client is None:
-            return
-        if self.upstream.stream.between:
-            self.client.put(data)
-        else:
-            self.for_client.append(data)
-
     # ------------------------------------------------------------ what is waited for
 
     def _update(self) -> None:
         """Watch exactly what can make progress."""
-        client, upstream = self.client, self.upstream.channel
+        client, upstream = self.voice.channel, self.upstream.channel
         if client is not None:
             reads = not client.ended and (upstream is None or upstream.pending < FULL)
             self.loop.watch_channel(client, self.on_client, reads=reads)

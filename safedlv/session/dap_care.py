@@ -25,12 +25,12 @@ class Session:
         self.proxy = proxy
 
     def say(self, line: str) -> None:
-        self.proxy.console(f"safedlv: {line}")
+        self.proxy.voice.console(f"safedlv: {line}")
 
     def go_on(self) -> None:
         """Have dlv continue; the client, which did not ask for it, is told by an event."""
         proxy = self.proxy
-        proxy.ask(DAP["continue"], lambda: proxy.tell(proxy.writer.event("continued", CONTINUED)))
+        proxy.ask(DAP["continue"], lambda: proxy.voice.tell(proxy.voice.writer.event("continued", CONTINUED)))
 
     def let_go(self) -> None:
         self.proxy.leave()
