@@ -270,11 +270,9 @@ def look_after(relay: Relay, line: CommandLine) -> None:
     """
 
     def begin() -> None:
-        from safedlv.session.patience import patience_with
-        from safedlv.session.watching import watching_with
+        from safedlv.session.relay_care import care_for
 
-        patience = patience_with(_limits(line), relay.dlv, relay, ask_health="max-pause" not in line.flags)
-        relay.loop.duties.all += [patience, watching_with(relay.dlv, relay)]
+        care_for(relay, _limits(line), ask_health="max-pause" not in line.flags)
 
     if relay.dlv.attached_to:
         relay.loop.duties.all.append(Later(LOOK_AFTER, begin))

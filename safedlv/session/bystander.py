@@ -26,6 +26,8 @@ SAMPLE = 0.003  # seconds between two samples: longer than dlv's own stops and s
 OBEYS_WITHIN = 1.0  # seconds for dlv to act on a halt, before it is told again
 OBEYS_SOON = 0.2  # the same where it will be told something else
 GIVES_UP_AFTER = 15.0
+TAKES_EVERY = 0.02  # seconds
+CHUNK = 1 << 20
 SIGTRAP_BIT = 1 << (signal.SIGTRAP - 1)
 FIRST_ID = 1 << 40  # no client counts that far
 FIRST_OF_RELAY = FIRST_ID + 1000
@@ -51,10 +53,15 @@ DAP = {
 
 
 class Bystander:
-    """Watches a target that process ``dlv`` debugs. ``voice``: a connection to dlv and the first byte sent on it."""
+    """Watches a target that process ``dlv`` debugs. ``voice``: a connection to dlv and the first byte sent on it.
 
-    def __init__(self, dlv: int, pidfd: int, target: int, voice: tuple[socket.socket, bytes] | None) -> None:
-        self.dlv, self.pidfd, self.target, self.voice = dlv, pidfd, target, voice
+    ``alone``: nobody else reads from that connection any more.
+    """
+
+    def __init__(
+        self, dlv: int, pidfd: int, target: int, voice: tuple[socket.socket, bytes] | None, *, alone: bool = False
+    ) -> None:
+        self.dlv, self.pidfd, self.target, self.voice, self.alone = dlv, pidfd, target, voice, alone
         self.number = FIRST_ID
 
     def stand_still(self, within: float) -> bool:
@@ -65,6 +72,7 @@ class Bystander:
         deadline = time.monotonic() + within
         told, orders = 0.0, cycle(self._orders())
         while time.monotonic() < deadline and not ended(self.pidfd, 0) and traces(self.dlv, self.target):
+            self._take_answers()
             stands = self.stands()
             if stands and not self.trap_is_queued():
                 return True
@@ -75,6 +83,25 @@ class Bystander:
                 self.tell(next(orders))
                 told = time.monotonic()
         return ended(self.pidfd, 0) or not traces(self.dlv, self.target)
+
+    def ends(self, within: float) -> bool:
+        """Whether dlv ends within so many seconds."""
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            self._take_answers()
+            if ended(self.pidfd, min(TAKES_EVERY, max(0.0, deadline - time.monotonic()))):
+                return True
+        return ended(self.pidfd, 0)
+
+    def _take_answers(self) -> None:
+        """Take what dlv still says off it: while it cannot say it, to a client that has vanished, it hears nothing."""
+        if self.voice is None or not self.alone:
+            return
+        try:
+            while self.voice[0].recv(CHUNK, socket.MSG_DONTWAIT):
+                pass
+        except OSError:  # nothing more for now, or it has ended
+            return
 
     def _is_dap(self) -> bool:
         return self.voice is not None and self.voice[1] == b"C"

@@ -27,10 +27,11 @@ class Session:
     def say(self, line: str) -> None:
         self.proxy.voice.console(f"safedlv: {line}")
 
-    def go_on(self) -> None:
-        """Have dlv continue; the client, which did not ask for it, is told by an event."""
+    def go_on(self) -> bool:
+        """Have dlv continue; the client, which did not ask for it, is told by an event. A dlv that is at it refuses."""
         proxy = self.proxy
         proxy.ask(DAP["continue"], lambda: proxy.voice.tell(proxy.voice.writer.event("continued", CONTINUED)))
+        return True
 
     def let_go(self) -> None:
         self.proxy.leave()
@@ -38,6 +39,10 @@ class Session:
     def is_attended(self) -> bool:
         """A client that is gone is the end of its session."""
         return True
+
+    def is_over(self) -> bool:
+        dlv = self.proxy.upstream.dlv
+        return dlv is None or dlv.leaving
 
 
 def care_for(proxy: Proxy, dlv: Delve) -> None:

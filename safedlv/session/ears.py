@@ -133,6 +133,8 @@ class Answers:
     def __init__(self) -> None:
         self.rest = b""
         self.dropping = False
+        self.expected = False
+        """We have asked something, and dlv has not answered."""
 
     def inward(self, data: bytes) -> bytes:
         """What goes on to the client; an empty ``data`` is the end. An answer ends with its line (encoding/json)."""
@@ -146,6 +148,7 @@ class Answers:
             before, found, after = text.partition(TO_US)
             kept.append(before)
             self.dropping, text = bool(found), after
+            self.expected = self.expected and not found
         if data and kept and not self.dropping:  # the rest of the mark may still come
             torn = next((n for n in range(len(TO_US) - 1, 0, -1) if kept[-1].endswith(TO_US[:n])), 0)
             if torn:

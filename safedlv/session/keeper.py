@@ -84,6 +84,7 @@ class Keeper:
 
     def __init__(self, directory: str, target: int, *, dap: bool = False, guard: Guarding | None = None) -> None:
         self.directory = directory
+        self.safedlv = os.getppid()
         self.target = target
         self.guard = guard
         self.target_pidfd = -1
@@ -192,9 +193,10 @@ class Keeper:
         guarded = self._is_guarded()
         patience = POLITE_FOR if guarded else READY_WITHIN
         own = None if self.dap else self._until_ready(patience)  # `dlv dap` takes requests one by one
-        bystander = Bystander(self.dlv, self.pidfd, self.target, own or self._voice())
+        voice, alone = own or self._voice(), own is not None or os.getppid() != self.safedlv
+        bystander = Bystander(self.dlv, self.pidfd, self.target, voice, alone=alone)
         at_rest = bystander.stand_still(POLITE_FOR if guarded else GIVES_UP_AFTER)
-        if guarded and at_rest and bystander.tell("detach") and ended(self.pidfd, DETACHES_WITHIN):
+        if guarded and at_rest and bystander.tell("detach") and bystander.ends(DETACHES_WITHIN):
             return
         if self._is_guarded():  # asked again: the guard may have been killed meanwhile
             self._signal(signal.SIGKILL)  # the guard brings the target home
@@ -207,7 +209,7 @@ class Keeper:
 
     def _end_unguarded(self, bystander: Bystander) -> None:
         # A request cannot come too early; a signal can, while dlv has finished attaching and not yet asked for it.
-        if bystander.tell("detach") and ended(self.pidfd, LEAVE_WITHIN):
+        if bystander.tell("detach") and bystander.ends(LEAVE_WITHIN):
             return
         self._until_idle()
         for sign, patience in ((signal.SIGTERM, LEAVE_WITHIN), (signal.SIGTERM, LEAVE_WITHIN), (signal.SIGKILL, 5.0)):

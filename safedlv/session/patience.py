@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 
 from safedlv.session.bystander import Bystander
+from safedlv.session.duties import NEVER
 from safedlv.session.pauses import CONTINUE, DETACH, Clock, Limits, until_unhealthy
 
 TYPE_CHECKING = False
@@ -24,14 +25,17 @@ if TYPE_CHECKING:
         def say(self, line: str) -> None:
             """Tell whoever is there, in a line."""
 
-        def go_on(self) -> None:
-            """Have dlv continue the target."""
+        def go_on(self) -> bool:
+            """Have dlv continue the target; False when that could not be asked of it now."""
 
         def let_go(self) -> None:
             """End the session in order."""
 
         def is_attended(self) -> bool:
             """Whether a client is there, or none has come yet."""
+
+        def is_over(self) -> bool:
+            """Whether it is being ended: the keeper has dlv halt the target then, which is to stay so."""
 
 
 LOOKS_EVERY = 0.5  # seconds; more often where a pause is shorter than that allows
@@ -54,6 +58,9 @@ class Patience:
 
     def tick(self) -> None:
         """Look at the target, and do what its time demands."""
+        if self.session.is_over():
+            self.next = NEVER
+            return
         if self.ask_health is not None:
             self._take_from_health()
         seen = self.bystander.standing()
@@ -67,8 +74,8 @@ class Patience:
             self.session.say(f"the program goes on in {left:.0f} s: {self.clock.limits.why}")
         elif what == CONTINUE:
             self.seen = None
-            self.session.say(f"the program stood for {stood or 0.0:.0f} s and goes on now: {self._reason(now)}")
-            self.session.go_on()
+            if self.session.go_on():
+                self.session.say(f"the program stood for {stood or 0.0:.0f} s and goes on now: {self._reason(now)}")
         elif what == DETACH:
             self.session.say(f"the program is let go of: {self._reason(now)}")
             self.session.let_go()

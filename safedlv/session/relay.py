@@ -20,7 +20,7 @@ import time
 from safedlv.errors import printable
 from safedlv.linux.tracing import may_signal
 from safedlv.session import keeper, rpc
-from safedlv.session.bystander import FIRST_OF_RELAY, JSON_RPC, Bystander
+from safedlv.session.bystander import Bystander
 from safedlv.session.channel import CHUNK, write_all
 from safedlv.session.direction import Direction
 from safedlv.session.ears import Answers, DapDriver, Observer, Parting, RpcDriver
@@ -49,6 +49,8 @@ class Client:
         self.directions: tuple[Direction, ...] = ()
         self.editor: DapDriver | None = None
         """What it says, where that is DAP."""
+        self.answers: Answers | None = None
+        """What it hears, where it is the only one and that is JSON-RPC."""
         self.reactions: dict[socket.socket, Callable[[int], None]] = {}
 
     @property
@@ -175,7 +177,7 @@ class Relay:
         if not first or first not in STARTS:
             self._drop(client, "sent something that is neither JSON-RPC nor DAP" if first else "")
             return
-        upstream = self._dial()
+        upstream = self.dial()
         if upstream is None:
             self._drop(client, "")
             return
@@ -208,7 +210,8 @@ class Relay:
         driver = RpcDriver(lambda request: self._detach(request, inward), lambda how: self._moved(client, how))
         outward.through = driver.outward
         if not self.multi:
-            inward.through = Answers().inward
+            client.answers = Answers()
+            inward.through = client.answers.inward
 
     def _detach(self, request: rpc.Request, inward: Direction) -> bool:
         """Have the keeper end the session that a client wants to end; False where only dlv can do what was asked."""
@@ -227,54 +230,20 @@ class Relay:
             self.say(f"{client.name} moves the program now ({printable(how)}), and not {self.mover}")
             self.mover = client.name
 
-    # ------------------------------------------------------------ of our own accord (patience.py: Session)
+    # ------------------------------------------------------------ of our own accord
 
     def say(self, line: str) -> None:
         """Say a line where dlv's log goes, and to every client that has a place for it: DAP has, JSON-RPC has not."""
         self.write(f"safedlv: {line}\n")
         for client in list(self.clients):
             if client.editor is not None:
-                self._put(client, client.directions[1], client.editor.console(f"safedlv: {line}\n"))
+                self.put(client, client.directions[1], client.editor.console(f"safedlv: {line}\n"))
 
     def write(self, text: str) -> None:
         """Write where dlv's log goes."""
         write_all(self.log, text.encode())
 
-    def go_on(self) -> None:
-        """Have dlv continue the target: by an editor's connection, which then hears of its next stop too; else by that
-        of the only client, or by one of our own.
-        """
-        editor = next((client for client in self.clients if client.editor is not None), None)
-        if editor is not None and editor.editor is not None:
-            self._put(editor, editor.directions[0], editor.editor.go_on())
-        elif self.multi:
-            self._ask_by_ourselves(JSON_RPC["continue"] % FIRST_OF_RELAY)
-        elif self.driver is not None:
-            self._put(self.driver, self.driver.directions[0], JSON_RPC["continue"] % FIRST_OF_RELAY)
-        else:  # nobody has come, and nobody else could if we did
-            self.let_go()
-
-    def let_go(self) -> None:
-        """End the session in order."""
-        self.dlv.leave()
-
-    def is_attended(self) -> bool:
-        return self.attended
-
-    def _ask_by_ourselves(self, request: bytes) -> None:
-        """On a connection of our own, which goes when dlv has answered: when the program stops the next time."""
-        sock = self._dial()
-        if sock is None:
-            return
-
-        def answered(_mask: int) -> None:
-            self.unwatch(sock)
-            sock.close()
-
-        sock.send(request)
-        self.watch(sock, READ, answered)
-
-    def _put(self, client: Client, direction: Direction, data: bytes) -> None:
+    def put(self, client: Client, direction: Direction, data: bytes) -> None:
         """Say something of ours in one direction of a client's."""
         direction.put(data)
         try:
@@ -288,7 +257,8 @@ class Relay:
         dlv = self.dlv
         return dlv.attached_to > 0 and Bystander(dlv.pid, dlv.pidfd, dlv.attached_to, None).stands()
 
-    def _dial(self) -> socket.socket | None:
+    def dial(self) -> socket.socket | None:
+        """A connection to dlv; None when it takes none."""
         try:
             upstream = self.dlv.connect()
         except OSError:  # it has ended, or has the one client that it takes
@@ -365,7 +335,26 @@ class Relay:
         """A client that dlv knows is gone. Where it is the only one, that is the end of the session."""
         if not self.multi:
             self.dlv.leave()
+            if client.upstream is not None:
+                self._hear_out(client.upstream)
+                client.upstream = None
         self._drop(client, why)
+
+    def _hear_out(self, upstream: socket.socket) -> None:
+        """Take what dlv still says off it, though nobody wants to hear it: it does not listen before it has said it."""
+
+        def heard(_mask: int) -> None:
+            try:
+                more = bool(upstream.recv(CHUNK))
+            except BlockingIOError:
+                return
+            except OSError:
+                more = False
+            if not more:
+                self.unwatch(upstream)
+                upstream.close()
+
+        self.watch(upstream, READ, heard)
 
     def _drop(self, client: Client, why: str) -> None:
         if why:
