@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,12 @@ from tests.support import ROOT, Server, build_go, new_dlv, old_dlv, require
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A file for the rows of the comparison with other tools, see tests/comparison.py."""
+    """A file for the rows of the comparison with other tools, see tests/comparison.py.
+
+    Ctrl-C means something to what is started here, even where a shell without job control started us with it ignored.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     descriptor, name = tempfile.mkstemp(prefix="comparison-")
     os.close(descriptor)
     os.environ[comparison.FILE] = name

@@ -8,7 +8,8 @@
 #
 # go and dlv: those on the PATH; else dlv by `go install`, where a module proxy is reachable; else the distribution's.
 # A newer Docker Engine and docker compose, of a later Debian, are unpacked in .cache/newer for the tests, not installed.
-# The tests with Yama and AppArmor need a virtual machine (tests/vm): its image is built in .cache/vm, in a minute.
+# The tests with Yama and AppArmor need a virtual machine (tests/vm): its image is built in .cache/vm, in a minute,
+# by root while other tests run.
 # Packages are installed as root or with sudo. What the tests use and cannot be installed is named, and not fatal.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -188,6 +189,9 @@ newer_engine() { # unpacked in .cache/newer, with lists of packages of their own
 virtual_machine() {
     [ "$(uname -m)" = x86_64 ] || return 0 # as its image is
     [ ! -e "$(tests/vm/image.sh name)/root.ext4" ] || return 0
+    if [ "$(id -u)" = 0 ] && { command -v debootstrap >/dev/null || packages debootstrap debian-archive-keyring; }; then
+        return # the tests build it themselves (tests/vm/lab.py), while others run
+    fi
     if command -v debootstrap >/dev/null || packages debootstrap debian-archive-keyring; then
         say "building the image of a virtual machine (debootstrap; about a minute) ..."
         as_root tests/vm/image.sh build && return

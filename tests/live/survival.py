@@ -21,6 +21,9 @@ from tests.clients import JsonRpc
 from tests.live.groups import Group, out_of_memory
 from tests.support import ROOT, SAFEDLV, harmed, new_dlv, status, threads, wait_until
 
+Session = Callable[["Worker"], contextlib.AbstractContextManager[subprocess.Popen[str]]]
+"""A debugger's session with a worker, as long as the context lasts: the process whose stdout says where it listens."""
+
 TABLE = ROOT / ".cache" / "survival.md"
 _recorded: list[str] = []
 SETTLED_WITHIN = 10.0
@@ -285,7 +288,7 @@ def record(name: str, plain: str, ours: str) -> None:
 def trial(
     row: Row,
     worker: Worker,
-    session: Callable[[Worker], contextlib.AbstractContextManager[subprocess.Popen[str]]],
+    session: Session,
     moments: random.Random,
     *,
     intact: bool = True,

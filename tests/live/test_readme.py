@@ -47,7 +47,11 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_demo(story: str) -> None:
     """Every step of the demo is told in the same words, in the same order."""
     told = [plain(line) for line in story.splitlines()]
-    steps = [plain(line) for line in transcript("make demo").splitlines() if line.startswith(("==", "$ safe", "$ TERM", "(dlv)"))]
+    steps = [
+        plain(line)
+        for line in transcript("make demo").splitlines()
+        if line.startswith(("==", "$ safe", "$ TERM", "(dlv)"))
+    ]
     at = -1
     for step in steps:
         assert step in told[at + 1 :], step

@@ -7,16 +7,18 @@ import random
 import shutil
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.clients import JsonRpc
 from tests.live import survival
-from tests.live.survival import ROWS, Row, Worker, trial
+from tests.live.survival import ROWS, Row, Session, Worker, trial
 from tests.support import assert_unharmed, build_go, count, our_directories, our_processes, status, wait_until
 
 PROGRAM = Path(__file__).parent / "programs" / "worker"
+AT_ONCE = 2
 LONG = bool(os.environ.get("SAFEDLV_LONG"))
 HOT = next(row for row in ROWS if "conditional" in row.name)
 
@@ -45,14 +47,17 @@ def test_survival(newest_dlv: str, programs: dict[str, Path], row: Row, kind: st
     moments = random.Random(f"{row.name} {kind} {os.environ.get('SAFEDLV_SEED', '')}")
     figures = []
     for session, times in ((survival.plain, trials if trials > 10 else min(trials, 2)), (survival.guarded, trials)):
-        failures = []
-        for _ in range(times):
+
+        def one(_number: int, session: Session = session) -> str:
             worker = Worker(programs[kind], row.goroutines)
             try:
-                if said := trial(row, worker, session, moments):
-                    failures.append(f"{said}\n{worker.last_words()}")
+                said = trial(row, worker, session, moments)
+                return f"{said}\n{worker.last_words()}" if said else ""
             finally:
                 worker.close()
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            failures = [said for said in pool.map(one, range(times)) if said]
         figures.append(f"{times - len(failures)} of {times}")
     if not row.promised:  # nobody was left to remove the sessions' directories
         wait_until(lambda: not our_processes(), "no process of ours is left")

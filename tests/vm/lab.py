@@ -52,7 +52,8 @@ def _asking(tool: str) -> list[str]:
 
 
 def play(server: Path, dlv: Path) -> None:
-    """Boot, play, and write down what was found."""
+    """Build the image if need be, boot, play, and write down what was found."""
+    machine.build()
     tools = {tool: _asking(tool) for tool in comparison.TOOLS}
     sessions = hard_cases.for_the_guest(hard_cases.cases())
     with machine.library() as library, tempfile.TemporaryDirectory(prefix="lab-") as made:

@@ -27,6 +27,7 @@ RECIPE = Path(__file__).parent / "image.sh"
 QEMU = "qemu-system-x86_64"
 SECONDS = 3000.0 if "SAFEDLV_LONG" in os.environ else 1500.0
 TAIL = 4000  # characters of a console that are shown
+SBIN = ":/usr/sbin:/sbin"  # where Debian has debootstrap
 PURE = shutil.ignore_patterns("__pycache__", "*.so", "*.pyc")  # whatever Python this is, the machine's can run it
 
 
@@ -53,9 +54,20 @@ def lacking() -> str:
         return "the image of the virtual machine is made for x86-64"
     if not shutil.which(QEMU):
         return f"needs {QEMU} (qemu-system-x86)"
-    if not (image() / "root.ext4").exists():
+    if not is_built() and not (os.geteuid() == 0 and shutil.which("debootstrap", path=os.environ["PATH"] + SBIN)):
         return "needs the image of the virtual machine: tests/vm/image.sh build, as root"
     return ""
+
+
+def is_built() -> bool:
+    return (image() / "root.ext4").exists()
+
+
+def build() -> None:
+    """Make the image, where it is not there. Raises RuntimeError with what was said last."""
+    done = subprocess.run([RECIPE, "build"], capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        raise RuntimeError(f"tests/vm/image.sh build: {(done.stdout + done.stderr)[-TAIL:]}")
 
 
 def image() -> Path:
