@@ -12,6 +12,7 @@ from safedlv.errors import SafedlvError, UsageError
 from safedlv.facts.go_binary import read_go_binary
 from safedlv.facts.process import read_process
 from safedlv.facts.reading import unknown
+from safedlv.facts.seccomp import MODE_FILTER
 from safedlv.inquiry import diagnose
 from safedlv.model import Unknown
 from safedlv.options import SWITCH, read_words
@@ -31,7 +32,6 @@ A and B are a PID, name:PATTERN, docker:NAME or docker:NAME/PID.
 """
 FLAGS = {"all": SWITCH, "json": SWITCH, "debug": SWITCH}
 UNDETERMINED = 3
-SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h
 ITSELF = "safedlv itself"
 
 
@@ -86,7 +86,7 @@ def _look(text: str, found: target.Found) -> Seen:
     facts = read_process(found.pid)
     mode = facts.status.seccomp
     filters: tuple[bytes, ...] | Unknown = mode if isinstance(mode, Unknown) else ()
-    if mode == SECCOMP_MODE_FILTER:
+    if mode == MODE_FILTER:
         try:
             filters = read_filters(found.pid, found.procdir)
         except OSError as error:

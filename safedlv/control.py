@@ -18,14 +18,14 @@ from safedlv.controlled.ingredients import Real, ingredients, not_copied, plain
 from safedlv.controlled.run import FAILS, Run
 from safedlv.controlled.text import Answer, document, report
 from safedlv.errors import SafedlvError, UsageError
-from safedlv.facts.cgroup import read_cgroup
+from safedlv.facts.cgroup import cgroup_of
 from safedlv.facts.delve_path import find_delve
 from safedlv.facts.go_binary import read_go_binary
 from safedlv.facts.process import read_process
-from safedlv.facts.procfs import ProcDir
+from safedlv.facts.seccomp import MODE_FILTER
 from safedlv.facts.security_modules import LABEL_FILES
 from safedlv.facts.sides import read_pid_namespaces, read_user_namespaces
-from safedlv.model import Cause, Cgroup
+from safedlv.model import Cause
 from safedlv.options import SWITCH, read_words, seconds
 from safedlv.probe import runner
 from safedlv.probe.context import Context
@@ -48,7 +48,6 @@ run.
 FLAGS = {"tracer": "WHO", "json": SWITCH, "probe-timeout": "SECONDS", "debug": SWITCH}
 UNDETERMINED = 3
 EXIT_CODES = {"works": 0, "fails": 10, "undetermined": UNDETERMINED}
-SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h
 FILTERED = ("no place without a seccomp filter: safedlv itself is under one, and so is whatever it starts",)
 SCOPE_SECONDS = 5.0
 IN_SCOPE = "SAFEDLV_SCOPE"
@@ -100,7 +99,7 @@ def run(group: Group, real: Real | None, who: str | None, dlv: str | None, timeo
         who=who,
         namespaces=tuple(sorted(group.box.spec.namespaces)),
         cgroup=group.box.spec.cgroup,
-        left_out=(*group.left_out, *(FILTERED if own.status.seccomp == SECCOMP_MODE_FILTER else ())),
+        left_out=(*group.left_out, *(FILTERED if own.status.seccomp == MODE_FILTER else ())),
         dlv=dlv,
         findings=findings,
         not_copied=tuple(not_copied(real)) if real is not None else (),
@@ -173,7 +172,7 @@ def read_real(pid: int, context: Context) -> Real:
     return Real(
         debugger=context,
         target=facts,
-        room=_room(context.source),
+        room=cgroup_of(context.source),
         user_namespaces=(read_user_namespaces(context.source), read_user_namespaces(pid)),
         pid_namespaces=(read_pid_namespaces(context.source), read_pid_namespaces(pid)),
         target_labels=tuple(
@@ -182,14 +181,6 @@ def read_real(pid: int, context: Context) -> Real:
             if isinstance(label, str) and label != getattr(own, module)
         ),
     )
-
-
-def _room(pid: int) -> Cgroup | None:
-    try:
-        with ProcDir(pid) as procdir:
-            return read_cgroup(procdir)
-    except OSError:
-        return None
 
 
 # ---------------------------------------------------------------- systemd

@@ -15,21 +15,20 @@ from safedlv.diagnosis.ladder import ladder
 from safedlv.diagnosis.refusals import is_beyond_our_namespace
 from safedlv.diagnosis.sides import Side, World
 from safedlv.facts import credentials
-from safedlv.facts.cgroup import read_cgroup
+from safedlv.facts.cgroup import cgroup_of
 from safedlv.facts.delve import read_delve, supports
 from safedlv.facts.delve_path import find_delve
 from safedlv.facts.go_binary import read_go_binary
 from safedlv.facts.landlock import MAX_LAYERS, free_layers
 from safedlv.facts.policy import selinux_allows, smack_allows
 from safedlv.facts.process import read_process
-from safedlv.facts.procfs import ProcDir
 from safedlv.facts.reading import read_system
+from safedlv.facts.seccomp import MODE_FILTER
 from safedlv.facts.sides import read_side, read_world
 from safedlv.facts.surroundings import compose_service, surroundings
 from safedlv.model import (
     Attempt,
     CapabilitySets,
-    Cgroup,
     Delve,
     Diagnosis,
     Fix,
@@ -47,7 +46,6 @@ from safedlv.probe.sequence import LOOKED
 
 NOBODY = -1
 ZOMBIE = "Z"
-SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h
 
 
 def judge_nothing(pid: int, *, hidden: bool) -> Diagnosis:
@@ -169,20 +167,11 @@ def _evidence(found: target.Found, attempt: Attempt | None, facts: ProcessFacts,
         binary=binary,
         delve=delve,
         delve_supports=_supports(delve, binary.go_version),
-        room=_room(tracer),
+        room=cgroup_of(tracer),
         self_pid=os.getpid(),
         go_children=_go_children(found),
         tracer_name=target.command_line_of(tracer_pid) if isinstance(tracer_pid, int) and tracer_pid else "",
     )
-
-
-def _room(pid: int) -> Cgroup | None:
-    """The cgroup of the one who would start the debugger."""
-    try:
-        with ProcDir(pid) as procdir:
-            return read_cgroup(procdir)
-    except OSError:
-        return None
 
 
 def _go_children(found: target.Found) -> tuple[tuple[int, str], ...]:
@@ -243,7 +232,7 @@ def _logged(prober: int) -> tuple[str, ...]:
 
 def _filtered(own: ProcessFacts) -> bool | Unknown:
     mode = own.status.seccomp
-    return mode if isinstance(mode, Unknown) else mode == SECCOMP_MODE_FILTER
+    return mode if isinstance(mode, Unknown) else mode == MODE_FILTER
 
 
 # ---------------------------------------------------------------- the access rules

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import sys
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from safedlv.facts.status import read_status
 from safedlv.model import ListedProcess, Unknown
 from safedlv.options import SWITCH, read_words
 from safedlv.runtimes.engine import EngineError, list_containers, unix_socket
+from safedlv.runtimes.health import CONTAINER_ID
 from safedlv.survey import list_go_processes
 from safedlv.values import Value
 
@@ -41,7 +41,6 @@ ENGINE_SECONDS: Final = 1.0
 """How long the engine may take: whoever waits for a list would rather have one without names of containers."""
 LISTED_AT_MOST: Final = 20
 COMMAND_WIDTH: Final = 100
-_ID: Final = re.compile(rb"[0-9a-f]{64}")  # of a container in the paths of its cgroups, whatever the cgroup driver
 _ORDER: Final = {"ok": 0, "degraded": 1, "undetermined": 2, "blocked": 3}
 
 
@@ -149,7 +148,7 @@ def place(pid: int, names: dict[bytes, str]) -> tuple[str | None, int | None]:
         return None, None
     with procdir:
         membership, numbers = read(procdir, "cgroup"), read_status(procdir).ns_pid
-    ids = [] if isinstance(membership, Unknown) else _ID.findall(membership)
+    ids = [] if isinstance(membership, Unknown) else CONTAINER_ID.findall(membership)
     container = next((names[one] for one in ids if one in names), None)
     nested = not isinstance(numbers, Unknown) and len(numbers) > 1
     return container, numbers[-1] if nested and not isinstance(numbers, Unknown) else None

@@ -10,6 +10,7 @@ from safedlv.control import in_group, real_thing
 from safedlv.controlled.text import body, headline
 from safedlv.errors import SafedlvError, printable
 from safedlv.facts.process import read_process
+from safedlv.facts.seccomp import MODE_FILTER
 from safedlv.inquiry import diagnose
 from safedlv.linux.libseccomp import Libseccomp
 from safedlv.probe.context import Context
@@ -23,7 +24,6 @@ from safedlv.seccomp.paths import TooManyWaysError, knowledge
 from safedlv.seccomp.questions import of_dlv
 from safedlv.seccomp.rules import cases
 
-SECCOMP_MODE_FILTER = 2  # include/uapi/linux/seccomp.h
 OUR_OWN = ["safedlv itself is under one, which nobody can read from under it: what it refuses is what step 3 tried."]
 
 
@@ -53,7 +53,7 @@ def _of_the_debugger(text: str, who: str | None, timeout: float) -> tuple[list[s
 
 def _is_filtered(context: Context) -> bool:
     """Whether it is our own place, and that is under a filter."""
-    return context.source == os.getpid() and read_process(os.getpid()).status.seccomp == SECCOMP_MODE_FILTER
+    return context.source == os.getpid() and read_process(os.getpid()).status.seccomp == MODE_FILTER
 
 
 def filter_said(context: Context) -> Iterator[str]:

@@ -176,6 +176,15 @@ def _directories(point: str, below: str) -> Levels | Unknown:
 # ---------------------------------------------------------------- reading
 
 
+def cgroup_of(pid: int) -> Cgroup | None:
+    """The cgroup of a process by its PID; None when it has ended."""
+    try:
+        with ProcDir(pid) as procdir:
+            return read_cgroup(procdir)
+    except OSError:
+        return None
+
+
 def read_cgroup(procdir: ProcDir) -> Cgroup:
     """The cgroup of a process as the reader's mounts show it.
 

@@ -14,6 +14,10 @@ MODES = {0: "disabled", 1: "strict", 2: "filter"}
 """SECCOMP_MODE_* of linux/seccomp.h and what they are called."""
 
 
+MODE_FILTER = 2
+"""SECCOMP_MODE_FILTER: programs decide."""
+
+
 def parse_mode(text: str) -> int:
     """The mode, a key of :data:`MODES`; ValueError for anything else."""
     mode = decimal(text)

@@ -11,10 +11,9 @@ import socket
 from contextlib import suppress
 from typing import Final
 
-from safedlv.linux.descriptors import keep_open
 from safedlv.session.bystander import ended
 from safedlv.session.guard import Guarding
-from safedlv.session.keeper import DLV, Keeper
+from safedlv.session.keeper import DLV, Keeper, apart
 from safedlv.session.rescue import needs_rescue, rescue_late
 
 DONE: Final = b"e"
@@ -23,22 +22,11 @@ DONE: Final = b"e"
 
 def start(directory: str, target: int, *, stopped: bool, real: bool) -> tuple[int, socket.socket]:
     """Fork it; its PID, and our end of its lifeline, on which it is told dlv's PID and DONE."""
-    theirs, lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid:
-        theirs.close()
-        return pid, lifeline
-    try:
-        os.setsid()
-        lifeline.close()
-        keep_open(0, 1, 2, theirs.fileno())
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(nowhere, fd)
+
+    def keep(theirs: socket.socket) -> None:
         Remainder(directory, target, stopped=stopped, guard=Guarding(theirs.fileno()) if real else None).keep(theirs)
-    finally:
-        os._exit(0)
-    raise AssertionError  # never reached
+
+    return apart(keep)
 
 
 class Remainder(Keeper):

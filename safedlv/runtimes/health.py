@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 ENGINE_SECONDS = 1.0
-_ID = re.compile(rb"[0-9a-f]{64}")  # of a container in the paths of its cgroups, whatever the cgroup driver
+CONTAINER_ID = re.compile(rb"[0-9a-f]{64}")  # of a container in the paths of its cgroups, whatever the cgroup driver
 
 
 def health_check_of(pid: int) -> Any:
@@ -28,7 +28,7 @@ def health_check_of(pid: int) -> Any:
 def _container_in(pid: int) -> str | None:
     try:
         with open(f"/proc/{pid}/cgroup", "rb") as file:
-            found = _ID.search(file.read(65536))
+            found = CONTAINER_ID.search(file.read(65536))
     except OSError:
         return None
     return found[0].decode() if found else None

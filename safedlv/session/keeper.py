@@ -29,6 +29,10 @@ from safedlv.linux.tracing import SIGCONT
 from safedlv.session.bystander import GIVES_UP_AFTER, Bystander, ended, traces
 from safedlv.session.guard import Guarding
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 READY_WITHIN = 300.0  # seconds for dlv to read the debug information of a very large program
 POLITE_FOR = 1.0  # seconds for a guarded dlv to have the target at rest, before it is killed
 DETACHES_WITHIN = 4.0  # seconds for a guarded dlv to do so then; it waits, where the target was not at rest after all
@@ -58,6 +62,20 @@ def start(
     ``guarded``: dlv gets a guard (session/guard.py), which says what it does on our end of the lifeline.
     """
     left_behind = (socket_path, os.stat(socket_path).st_ino) if socket_path else None
+
+    def keep(keeper_end: socket.socket) -> None:
+        guarding = Guarding(keeper_end.fileno()) if guarded else None
+        Keeper(directory, 0, dap=dap, guard=guarding).keep(keeper_end)
+        if left_behind is not None:
+            _remove_socket(*left_behind)
+
+    return apart(keep)
+
+
+def apart(keep: Callable[[socket.socket], None]) -> tuple[int, socket.socket]:
+    """Fork a process in a session of its own that runs ``keep`` with its end of a lifeline, and nothing else of ours;
+    returns (its PID, our end of the lifeline).
+    """
     keeper_end, lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid:
@@ -70,10 +88,7 @@ def start(
         nowhere = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(nowhere, fd)
-        guarding = Guarding(keeper_end.fileno()) if guarded else None
-        Keeper(directory, 0, dap=dap, guard=guarding).keep(keeper_end)
-        if left_behind is not None:
-            _remove_socket(*left_behind)
+        keep(keeper_end)
     finally:
         os._exit(0)
     raise AssertionError  # never reached

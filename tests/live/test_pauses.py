@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 
 import pytest
@@ -10,15 +9,12 @@ import pytest
 from tests.clients import Dap, JsonRpc
 from tests.live.adapters import adapters, attach, leave
 from tests.live.test_session import LINE, SOURCE, Attached, assert_left_nothing, in_background
-from tests.support import SAFEDLV, Server, status, wait_until
+from tests.live.test_several_clients import ended, runs
+from tests.support import SAFEDLV, Server, wait_until
 
 SEVERAL = "--accept-multiclient"
 SHORT = 1.0  # seconds
 CONFIGURED = 2.0  # seconds: an editor's configuration is to be over before a pause is
-
-
-def runs(server: Server) -> bool:
-    return status(server.pid, "State")[:1] != "t"
 
 
 def rpc(session: Attached) -> JsonRpc:
@@ -44,16 +40,6 @@ def said_by(client: Dap, part: str) -> str:
     while part not in said:
         said += client.event("output")["body"]["output"]
     return said
-
-
-def ended(session: Attached, server: Server) -> str:
-    """End the session if it has not; what safedlv has said in it."""
-    session.process.send_signal(signal.SIGINT)
-    code, _, err = session.end()
-    assert code == 0, err
-    assert_left_nothing(server.pid)
-    assert "hello" in server.get()
-    return err
 
 
 @pytest.mark.parametrize("flags", [(), (SEVERAL,)], ids=["one client", "several"])
