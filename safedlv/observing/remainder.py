@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from safedlv.session.bystander import ended
-from safedlv.session.guard import Guarding
+from safedlv.session.guard import LOOKED, Guarding
 from safedlv.session.keeper import DLV, Keeper, apart
 from safedlv.session.rescue import needs_rescue, rescue_late
 
@@ -21,7 +21,9 @@ DONE: Final = b"e"
 
 
 def start(directory: str, target: int, *, stopped: bool, real: bool) -> tuple[int, socket.socket]:
-    """Fork it; its PID, and our end of its lifeline, on which it is told dlv's PID and DONE."""
+    """Fork it; its PID, and our end of its lifeline, on which it is told dlv's PID and DONE. It answers when dlv may
+    be started (guard.until_looked).
+    """
 
     def keep(theirs: socket.socket) -> None:
         Remainder(directory, target, stopped=stopped, guard=Guarding(theirs.fileno()) if real else None).keep(theirs)
@@ -39,7 +41,8 @@ class Remainder(Keeper):
     def keep(self, lifeline: socket.socket) -> None:
         """Listen until the lifeline ends; then end what is left."""
         done = False
-        with suppress(ConnectionResetError):
+        with suppress(ConnectionResetError, BrokenPipeError):
+            lifeline.send(LOOKED)
             while data := lifeline.recv(64):
                 if data.startswith(DLV):
                     self.dlv = int(data[1:])

@@ -26,6 +26,7 @@ from safedlv.observing.delve import Delve, Place
 from safedlv.observing.following import Following
 from safedlv.observing.standing import Standing
 from safedlv.session import keeper
+from safedlv.session.guard import until_looked
 from safedlv.session.rescue import Target, hold_on_to, is_gone, needs_rescue, rescue, rescue_late
 from safedlv.values import Value
 
@@ -94,6 +95,7 @@ class _Session:
         self.delve.stands_as(standing.pid)
         self.lifeline.send(keeper.DLV + b"%d" % standing.pid)
         self.following = _follow(standing, self._at_exit, dies_with_us=not self.place.real)
+        until_looked(self.lifeline)
         standing.begin()
         self._until_ended(self.following)
         self._look_after_target(self.following.status)

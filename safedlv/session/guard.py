@@ -50,6 +50,10 @@ READY_WITHIN: Final = 0.5
 """Seconds for a guard that was just started to seize dlv's thread."""
 LOOKS_EVERY: Final = 0.1
 """Seconds between two looks: at first, and at most."""
+LOOKED: Final = b"looked"
+"""What the keeper says when it has taken note of a target."""
+LOOKED_WITHIN: Final = 10.0
+"""Seconds for that; nobody else takes long to say nothing."""
 OFF, SAVED, LOST = b"off", b"saved", b"lost"
 """What the guard says, the first word of a line: it cannot watch, and why; dlv died, and what was done then."""
 
@@ -77,7 +81,7 @@ class Guarding:
         """See to it that dlv is guarded, until something comes on the lifeline."""
         while not self.off and self.target is not None and dlv_pidfd != -1:
             if not self.pid:
-                self._start(dlv, self.target)
+                self._start(dlv, dlv_pidfd, self.target)
             poll = select.poll()
             poll.register(lifeline, select.POLLIN)
             poll.register(self.pidfd, select.POLLIN)
@@ -85,14 +89,14 @@ class Guarding:
                 return
             self.off = self.wait() == 0  # it has ended by itself: dlv has, or cannot be guarded
 
-    def watches(self, dlv: int) -> bool:
+    def watches(self, dlv: int, dlv_pidfd: int) -> bool:
         """Whether dlv is guarded; one that was killed a moment ago is replaced, and a new one is given the time."""
         deadline = time.monotonic() + READY_WITHIN
         while self.pid and self.target is not None:
             if ended(self.pidfd, 0):
                 if self.wait() == 0:  # it cannot watch
                     return False
-                self._start(dlv, self.target)
+                self._start(dlv, dlv_pidfd, self.target)
             elif _watches(self.pid, dlv, self.target):
                 return True
             elif time.monotonic() > deadline:
@@ -100,8 +104,8 @@ class Guarding:
             time.sleep(SAMPLE)
         return False
 
-    def _start(self, dlv: int, target: Target) -> None:
-        self.pid = start(dlv, target, self.tell)
+    def _start(self, dlv: int, dlv_pidfd: int, target: Target) -> None:
+        self.pid = start(dlv, dlv_pidfd, target, self.tell)
         self.pidfd = os.pidfd_open(self.pid)
 
     def wait(self) -> int:
@@ -114,33 +118,34 @@ class Guarding:
         return os.waitstatus_to_exitcode(status)
 
 
-def start(dlv: int, target: Target, tell: int) -> int:
-    """Fork the guard of process ``dlv``, which we may trace; its PID. ``tell``: a socket for what it has to say."""
+def start(dlv: int, pidfd: int, target: Target, tell: int) -> int:
+    """Fork the guard of process ``dlv``, which we may trace; its PID. ``pidfd``: dlv's, which may have ended already.
+    ``tell``: a socket for what the guard has to say.
+    """
     keeper = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     try:
         os.setsid()
-        keep_open(0, 1, 2, tell, target.pidfd, target.procdir)
-        _watch(dlv, target, tell, keeper)
+        keep_open(0, 1, 2, tell, pidfd, target.pidfd, target.procdir)
+        _watch(Guard(dlv, pidfd, target, tell), keeper)
     finally:
         os._exit(0)
     raise AssertionError  # never reached
 
 
-def _watch(dlv: int, target: Target, tell: int, keeper: int) -> None:
+def _watch(guard: Guard, keeper: int) -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)  # it ends when dlv does
     if MACHINE is None:
-        _say(tell, OFF, f"it is not made for {os.uname().machine}")
+        _say(guard.tell, OFF, f"it is not made for {os.uname().machine}")
         return
     try:
-        guard = Guard(dlv, target, tell)
-        _stand_in(dlv, tell, keeper)
+        _stand_in(guard.dlv, guard.tell, keeper)
         guard.run()
     except OSError as error:
-        _say(tell, OFF, f"it may not watch dlv: {error.strerror}")
+        _say(guard.tell, OFF, f"it may not watch dlv: {error.strerror}")
 
 
 def _stand_in(dlv: int, tell: int, keeper: int) -> None:
@@ -171,27 +176,47 @@ def _say(tell: int, word: bytes, text: str) -> None:
         return
 
 
-def told(lifeline: socket.socket, *, asked: bool) -> list[str]:
-    """What a guard has said, in sentences; ``asked``: dlv's end is of our own making, which needs none."""
-    lines: list[str] = []
+def until_looked(lifeline: socket.socket) -> list[bytes]:
+    """Wait until the keeper has taken note of the target that it was told: what dlv writes into it before that would
+    be taken for its own. What guards have said meanwhile.
+    """
+    said = []
+    poll = select.poll()
+    poll.register(lifeline, select.POLLIN)
+    deadline = time.monotonic() + LOOKED_WITHIN
+    while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        data = lifeline.recv(512)
+        if data in (LOOKED, b""):
+            break
+        said.append(data)
+    return said
+
+
+def told(lifeline: socket.socket, said: list[bytes], *, asked: bool) -> list[str]:
+    """What guards have said and say, in sentences; ``asked``: dlv's end is of our own making, which needs none."""
+    said = list(said)
     with suppress(OSError):
         while data := lifeline.recv(512, socket.MSG_DONTWAIT):
-            word, _, text = data.decode("utf-8", "replace").strip().partition(" ")
-            if word == SAVED.decode() and not asked:
-                lines.append(f"dlv died; its target was brought home and runs on ({printable(text)})")
-            elif word == LOST.decode():
-                lines.append(f"dlv died, and its target may still have its breakpoints: {printable(text)}")
-            elif word == OFF.decode() and not asked:
-                lines.append(f"dlv was not guarded: {printable(text)}")
-    return lines
+            said.append(data)
+    return [sentence for data in said if (sentence := _sentence(data, asked=asked))]
+
+
+def _sentence(data: bytes, *, asked: bool) -> str:
+    word, _, text = data.decode("utf-8", "replace").strip().partition(" ")
+    if word == SAVED.decode() and not asked:
+        return f"dlv died; its target was brought home and runs on ({printable(text)})"
+    if word == LOST.decode():
+        return f"dlv died, and its target may still have its breakpoints: {printable(text)}"
+    if word == OFF.decode() and not asked:
+        return f"dlv was not guarded: {printable(text)}"
+    return ""
 
 
 class Guard:
-    """Watches one dlv. Raises OSError when it is gone."""
+    """Watches one dlv."""
 
-    def __init__(self, dlv: int, target: Target, tell: int) -> None:
-        self.dlv, self.target, self.tell = dlv, target, tell
-        self.pidfd = os.pidfd_open(dlv)
+    def __init__(self, dlv: int, pidfd: int, target: Target, tell: int) -> None:
+        self.dlv, self.pidfd, self.target, self.tell = dlv, pidfd, target, tell
 
     def run(self) -> None:
         """Watch over dlv until it has ended. Raises OSError when that is refused."""

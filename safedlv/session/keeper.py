@@ -27,7 +27,7 @@ import time
 from safedlv.linux.descriptors import keep_open
 from safedlv.linux.tracing import SIGCONT
 from safedlv.session.bystander import GIVES_UP_AFTER, Bystander, ended, traces
-from safedlv.session.guard import Guarding
+from safedlv.session.guard import LOOKED, Guarding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ the container that dlv will run in and, after a space, the path of its engine's 
 after all; that the engine has made it; the path of a unix socket that safedlv is about to make for its clients."""
 TARGET, UNGUARDED, INTERRUPT = b"t", b"u", b"i"
 """And: the target's PID, and after a space 1 when it was stopped by job control before, else 0; the same of one that is
-not to be guarded; that the target is to be ended, as dlv ends one that it is attached to: with SIGINT."""
+not to be guarded; that the target is to be ended, as dlv ends one that it is attached to: with SIGINT. The first two
+are answered (guard.py: LOOKED): before dlv may touch the target, the keeper has to have looked at it."""
 ENGINE_WITHIN = 30.0  # seconds for the engine to do one thing
 INSIDE = "session"
 """The directory in the session's that a container is given."""
@@ -138,6 +139,8 @@ class Keeper:
                 self.socket_path = data[1:]
             elif data.startswith((TARGET, UNGUARDED)):
                 self._heard_of_target(data[1:], guarded=data.startswith(TARGET))
+                with contextlib.suppress(BrokenPipeError):
+                    lifeline.send(LOOKED)
             elif data == INTERRUPT:
                 self.last_signal = signal.SIGINT
             elif fds:
@@ -220,7 +223,7 @@ class Keeper:
             self._end_unguarded(bystander)
 
     def _is_guarded(self) -> bool:
-        return self.guard is not None and self.guard.watches(self.dlv)
+        return self.guard is not None and self.guard.watches(self.dlv, self.pidfd)
 
     def _end_unguarded(self, bystander: Bystander) -> None:
         # A request cannot come too early; a signal can, while dlv has finished attaching and not yet asked for it.

@@ -53,6 +53,8 @@ class Delve:
         self.leaving = False
         """We have asked for the end, and dlv has not come to one before."""
         self.words: list[str] | None = None
+        self.said: list[bytes] = []
+        """Words of its guards that came while something else was waited for."""
 
     def heard(self, line: bytes) -> bool:
         """Take the line that tells where dlv listens; False for every other line of its log."""
@@ -92,7 +94,8 @@ class Delve:
 
     def tell_keeper(self, words: bytes) -> None:
         """Say something on the keeper's lifeline (keeper.py), if there is still time for it."""
-        if words.startswith((keeper.TARGET, keeper.UNGUARDED)):
+        of_target = words.startswith((keeper.TARGET, keeper.UNGUARDED))
+        if of_target:
             pid, stopped = (int(word) for word in words[1:].split())
             self.found = parting.look(pid, stopped=bool(stopped)) if pid else None
         elif words == keeper.INTERRUPT:
@@ -100,6 +103,7 @@ class Delve:
         if not self.leaving:
             with contextlib.suppress(OSError):  # it was killed
                 self.lifeline.send(words)
+                self.said += guard.until_looked(self.lifeline) if of_target else []
 
     def reap(self) -> int:
         """Wait for dlv to end; its exit code (128 + signal when it was killed)."""
@@ -121,7 +125,7 @@ class Delve:
         self.leave()
         self.reap()
         os.waitpid(self.keeper_pid, 0)
-        self.words = guard.told(self.lifeline, asked=self.leaving)
+        self.words = guard.told(self.lifeline, self.said, asked=self.leaving)
         well, line = self.found.told() if self.found is not None else (True, "")
         if not well:
             self.words.append(line)
@@ -175,7 +179,10 @@ def start(dlv: str, version: str | None, line: CommandLine, found: Found, listen
 
 
 def start_keeper(directory: str, found: Found, *, guarded: bool, socket_path: str = "") -> tuple[int, socket.socket]:
-    """Start the keeper of a session with a process; one that is stopped by job control now is so again at the end."""
+    """Start the keeper of a session with a process; one that is stopped by job control now is so again at the end.
+
+    It answers when dlv may be started (guard.until_looked).
+    """
     keeper_pid, lifeline = keeper.start(directory, socket_path=socket_path, guarded=guarded)
     lifeline.send(keeper.TARGET + b"%d %d" % (found.pid, found.before.stopped))
     return keeper_pid, lifeline
@@ -214,6 +221,7 @@ def _become(argv: list[str], lifeline: socket.socket, log: int, keeper_pid: int)
     try:
         os.setsid()
         os.set_inheritable(log, True)
+        guard.until_looked(lifeline)
         become_dlv(argv, lifeline, keeper_pid)
     finally:
         os._exit(1)

@@ -28,6 +28,7 @@ from safedlv.runtimes.docker import Engine, inspect
 from safedlv.runtimes.engine import EngineError, unix_socket
 from safedlv.session import keeper, parting
 from safedlv.session.bystander import ended
+from safedlv.session.guard import until_looked
 from safedlv.session.launch import (
     Delve,
     arguments,
@@ -176,6 +177,7 @@ def start(
             links = {"root": f"/proc/{prepared.plan.inner_pid}/root"}
             log = make(prepared.plan.directory, links)
             before = parting.look(found.pid, stopped=found.before.stopped)
+            until_looked(lifeline)
             pid = _run(prepared, evolve(prepared.plan, owner=owner_label(keeper_pid, os.getpid())), lifeline)
             delve = SidecarDelve(prepared, pid, found.pid, log, keeper_pid, lifeline)
             delve.found = before

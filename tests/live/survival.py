@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -114,6 +115,30 @@ def beside(container: str) -> Iterator[subprocess.Popen[str]]:
     yield from _session([*SAFEDLV, "attach", f"docker:{container}", "--via=sidecar", "--headless", "--api-version=2"])
 
 
+SLOW = """
+import sys, time
+from safedlv import cli
+from safedlv.session import guard, rescue
+
+def look_late(pid):
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline and not (target := rescue.hold_on_to(pid)).before:
+        target.close()
+        time.sleep(0.01)
+    return rescue.hold_on_to(pid)
+
+guard.hold_on_to = look_late
+sys.exit(cli.main(sys.argv[1:]))
+"""
+"""A safedlv whose keeper looks at the target when dlv has written into it, or when nobody has for two seconds."""
+
+
+@contextlib.contextmanager
+def with_a_slow_keeper(worker: Worker) -> Iterator[subprocess.Popen[str]]:
+    """``safedlv attach`` whose keeper has no processor when it should look at the target."""
+    yield from _session([sys.executable, "-c", SLOW, "attach", str(worker.pid), "--headless", "--api-version=2"])
+
+
 def _session(words: list[str]) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
@@ -175,6 +200,12 @@ class Row:
 
 def _kill_delve(session: subprocess.Popen[str]) -> None:
     os.kill(delve_of(session), signal.SIGKILL)
+
+
+def kill_guarded_delve(session: subprocess.Popen[str]) -> None:
+    """As soon as it has a guard."""
+    wait_until(lambda: guard_of(delve_of(session)), "a guard")
+    _kill_delve(session)
 
 
 def _kill_session(session: subprocess.Popen[str]) -> None:

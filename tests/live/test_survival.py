@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from tests.clients import JsonRpc
 from tests.live import survival
@@ -78,6 +79,16 @@ def test_what_others_wrote_stays(newest_dlv: str, programs: dict[str, Path]) -> 
         assert read(worker.pid, address, 1) == b"\xcc"
         write(worker.pid, address, b"\x90")
         assert survival.changed_text(worker)  # so the comparison with the file sees one byte
+    finally:
+        worker.close()
+
+
+def test_a_keeper_without_a_processor(newest_dlv: str, programs: dict[str, Path]) -> None:
+    """dlv does not attach before it has looked: what dlv writes would be taken for the target's own."""
+    worker = Worker(programs["static"])
+    try:
+        row = evolve(HOT, kill=survival.kill_guarded_delve)
+        assert not trial(row, worker, survival.with_a_slow_keeper, random.Random(1))
     finally:
         worker.close()
 

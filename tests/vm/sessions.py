@@ -133,7 +133,7 @@ class Box:
 
     def left(self, directory: str) -> list[str]:
         """What of ours is still there: containers, session directories, processes."""
-        everything = engine().containers.list(all=True)
+        everything = engine().containers.list(all=True, ignore_removed=True)  # others come and go
         ours = [box.name for box in everything if self.name in box.name and box.name != self.name]
         beside = [box.name for box in everything if box.labels.get("safedlv.sidecar") == self.box().id]
         return [*ours, *beside, *files_below(directory), *processes_of(directory)]
