@@ -15,6 +15,7 @@ from safedlv.errors import SafedlvError, UsageError, printable
 from safedlv.linux.libseccomp import Libseccomp
 from safedlv.seccomp import rules_text
 from safedlv.seccomp.answers import passes
+from safedlv.seccomp.conditions import NO_ARGUMENT
 from safedlv.seccomp.paths import TooManyWaysError, knowledge
 from safedlv.seccomp.questions import Question, asked, of_dlv
 from safedlv.seccomp.rules import Case, cases
@@ -142,9 +143,10 @@ def _summary(refused: list[str], unclear: list[str]) -> Iterator[str]:
 def _in_words(one: Explained, programs: int) -> str:
     if len(one.cases) == 1:
         return rules_text.case_in_words(one.cases[0]) + _where(one.cases[0], programs)
-    arguments = sorted({c.argument for case in one.cases for way in case.alternatives for c in way})
+    said_of = {c.argument for case in one.cases for way in case.alternatives for c in way}
+    arguments = sorted(said_of - {NO_ARGUMENT})
     said = rules_text.choice_in_words(one.cases, one.question.call)
-    on = "argument " + " and ".join(map(str, arguments)) if arguments else "what was not followed"
+    on = "argument " + " and ".join(map(str, arguments)) if arguments else "what is computed"
     return f"depends on {on}: {said}"
 
 

@@ -10,12 +10,14 @@ from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from safedlv.seccomp import bpf
-from safedlv.seccomp.known import ANYTHING, Known
+from safedlv.seccomp.known import ANYTHING, Known, exactly
 from safedlv.seccomp.paths import Knowledge
 
 WORD: Final = 0xFFFFFFFF
 LARGEST: Final = (1 << 64) - 1
 MOST_FREE_BITS: Final = 6
+NO_ARGUMENT: Final = 6
+"""After all that are one."""
 SMALL: Final = 16
 """An interval of at most so many values is as many rules of a profile, or names."""
 Interval = tuple[int, int]
@@ -35,23 +37,24 @@ class Among(NamedTuple):
 
 
 class Masked(NamedTuple):
-    """``argument & mask`` is, or is not, the value."""
+    """``argument & mask`` is, or is not, the value, or with ``more`` the value or more."""
 
     argument: int
     mask: int
     value: int
     holds: bool
+    more: bool = False
 
 
 class Unclear(NamedTuple):
-    """Something about an argument for which there are no words."""
+    """What a program computes from the call comes out so; it was not followed, so it may be that it never does."""
 
-    argument: int
+    argument: int = NO_ARGUMENT
 
 
 Condition = Among | Masked | Unclear
 Conditions = tuple[Condition, ...]
-"""All of them hold; () is always."""
+"""All of them hold; () is always. They are all that it takes: what cannot be said of an argument is Unclear."""
 
 
 def conditions(known: Knowledge) -> Conditions:
@@ -72,7 +75,7 @@ def _of_argument(argument: int, low: Known, high: Known) -> Iterator[Condition]:
         yield Among(argument, tuple((base + a, base + b) for a, b in intervals(low)))
     elif plain and low == ANYTHING:
         yield Among(argument, tuple((a << 32, b << 32 | WORD) for a, b in intervals(high)))
-    elif high.value is not None and _only_bits(low):
+    elif high.value is not None and high == exactly(high.value) and _only_bits(low):
         yield from _masked(argument, _bits(low), low.ones, WORD, high.value)
         yield from _facts(argument, low, 0)
     else:
@@ -98,8 +101,7 @@ def _masked(argument: int, low_mask: int, low: int, high_mask: int, high: int) -
 
 def _facts(argument: int, half: Known, shift: int) -> Iterator[Condition]:
     for mask, test, operand, holds in half.facts:
-        equality = test == bpf.JEQ & bpf.OPERATION
-        yield Masked(argument, mask << shift, operand << shift, holds) if equality else Unclear(argument)
+        yield Masked(argument, mask << shift, operand << shift, holds, more=test != bpf.JEQ & bpf.OPERATION)
 
 
 def intervals(known: Known) -> Iterator[Interval]:
@@ -116,9 +118,7 @@ def intervals(known: Known) -> Iterator[Interval]:
 
 def spans(known: Known) -> tuple[Interval, ...]:
     """The same, and only with the bits that they must have where those are at the upper end of the word."""
-    bits = _bits(known)
-    size = bits & -bits or 1 << 32  # all below the lowest bit that is known is free
-    free = [bit for bit in range(size.bit_length() - 1, 32) if not bits >> bit & 1]
+    size, free = _block(known)
     if len(free) > MOST_FREE_BITS:
         return tuple(intervals(known))
     starts = (
@@ -127,6 +127,18 @@ def spans(known: Known) -> tuple[Interval, ...]:
     )
     parts = [(start, start + size - 1) for start in starts]
     return union((max(a, c), min(b, d)) for a, b in parts for c, d in intervals(known) if max(a, c) <= min(b, d))
+
+
+def has_spans(known: Known) -> bool:
+    """Whether its spans are all that is known of it."""
+    return not known.facts and len(_block(known)[1]) <= MOST_FREE_BITS
+
+
+def _block(known: Known) -> tuple[int, list[int]]:
+    """How many words there are that differ only below the lowest bit that is known; the free bits above that."""
+    bits = _bits(known)
+    size = bits & -bits or 1 << 32
+    return size, [bit for bit in range(size.bit_length() - 1, 32) if not bits >> bit & 1]
 
 
 # ---------------------------------------------------------------- alternatives made fewer
@@ -172,7 +184,16 @@ def _widened(alternatives: list[Conditions]) -> list[Conditions]:
             negated = _negated(condition)
             if negated is not None and any(_within((*rest, negated), other) for other in others):
                 left[place] = rest
-    return [one for one in dict.fromkeys(left) if not any(one != other and _within(one, other) for other in left)]
+    return _needed(left)
+
+
+def _needed(alternatives: list[Conditions]) -> list[Conditions]:
+    """Without those that hold only where another does; of two that hold in the same places one is left."""
+    left = list(dict.fromkeys(alternatives))
+    for one in tuple(left):
+        if any(one != other and _within(one, other) for other in left):
+            left.remove(one)
+    return left
 
 
 def _negated(condition: Condition) -> Condition | None:
@@ -197,7 +218,7 @@ def _within(narrow: Conditions, wide: Conditions) -> bool:
 def _implies(one: Condition, other: Condition) -> bool:
     if isinstance(one, Among) and isinstance(other, Among) and (one.argument, one.part) == (other.argument, other.part):
         return all(any(a <= low and high <= b for a, b in other.intervals) for low, high in one.intervals)
-    return one == other and not isinstance(one, Unclear)
+    return one == other
 
 
 def union(parts: Iterable[Interval]) -> tuple[Interval, ...]:
@@ -219,7 +240,7 @@ def difficulty(alternatives: Iterable[Conditions]) -> int:
 def _difficulty(condition: Condition) -> int:
     if isinstance(condition, Among):
         return sum(min(high - low + 1, 2 * SMALL) for low, high in condition.intervals)
-    return 1 if isinstance(condition, Masked) and condition.holds else 100
+    return 1 if isinstance(condition, Masked) and condition.holds and not condition.more else 100
 
 
 # ---------------------------------------------------------------- in words, and as an OCI profile has them
@@ -233,11 +254,13 @@ def in_words(alternatives: Sequence[Conditions], names: Mapping[int, Namer] | No
 
 
 def _words(condition: Condition, names: Namer) -> str:
+    if isinstance(condition, Unclear):
+        return "what is computed says so"
     who = f"argument {condition.argument}"
     if isinstance(condition, Masked):
-        return f"{who} & {condition.mask:#x} is {'' if condition.holds else 'not '}{condition.value:#x}"
-    if isinstance(condition, Unclear):
-        return f"{who} is as it is computed"
+        least = f"{condition.value:#x} or more" if condition.holds else f"less than {condition.value:#x}"
+        equal = f"{'' if condition.holds else 'not '}{condition.value:#x}"
+        return f"{who} & {condition.mask:#x} is {least if condition.more else equal}"
     if condition.part == "whole":
         return f"{who} is {_ranges(condition.intervals, LARGEST, names)}"
     return f"the {condition.part} half of {who} is {_ranges(condition.intervals, WORD, names)}"
@@ -277,9 +300,11 @@ def as_args(alternatives: Iterable[Conditions]) -> list[list[dict[str, Any]]]:
 
 def _args(condition: Condition) -> list[dict[str, Any]]:
     """One of them has to hold."""
-    if isinstance(condition, Masked) and condition.holds:
+    if isinstance(condition, Masked) and condition.holds and not condition.more:
         return [_arg(condition.argument, "MASKED_EQ", condition.mask, condition.value)]
-    if not isinstance(condition, Among):
+    if isinstance(condition, Unclear):
+        raise ValueError("a condition on what is computed")
+    if isinstance(condition, Masked):
         raise ValueError("a condition on some bits")
     if condition.part != "whole":
         return _half_args(condition)

@@ -11,7 +11,7 @@ from safedlv.seccomp import bpf
 from safedlv.seccomp.evaluate import TESTS, WORD
 
 Fact = tuple[int, int, int, bool]
-"""(mask, BPF_OP, operand, whether it holds): a test of ``word & mask`` that bounds and bits cannot express."""
+"""(mask, BPF_JEQ or BPF_JGE, operand, whether it holds): a test of ``word & mask`` for which there are no bounds."""
 _EQ: Final = bpf.JEQ & bpf.OPERATION
 _GT: Final = bpf.JGT & bpf.OPERATION
 _GE: Final = bpf.JGE & bpf.OPERATION
@@ -50,6 +50,8 @@ class Known(NamedTuple):
         if test == _SET:
             different = self.decide(mask & operand, _EQ, 0)
             return None if different is None else not different
+        if test == _GT:
+            return self.decide(mask, _GE, operand + 1)
         for holds in (True, False):
             if (mask, test, operand, holds) in self.facts:
                 return holds
@@ -71,6 +73,8 @@ class Known(NamedTuple):
         """The same, after a test that may end so."""
         if test == _SET:
             return self.learn(mask & operand, _EQ, 0, not holds)
+        if test == _GT:
+            return self.learn(mask, _GE, operand + 1, holds)
         if mask == WORD:
             return self._learn_whole(test, operand, holds)
         if test == _EQ and mask & mask - 1 == 0:  # one bit, or none
@@ -84,9 +88,9 @@ class Known(NamedTuple):
             if holds:
                 return Known(operand, operand)
             return self._replace(excluded=self.excluded | {operand})._tightened()
-        border = operand + (test == _GT)  # the lowest word for which the test holds
-        changed = self._replace(low=max(self.low, border)) if holds else self._replace(high=min(self.high, border - 1))
-        return changed._tightened()
+        if holds:
+            return self._replace(low=max(self.low, operand))._tightened()
+        return self._replace(high=min(self.high, operand - 1))._tightened()
 
     def _tightened(self) -> Known:
         low, high = self.low, self.high

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from safedlv.seccomp import bpf
-from safedlv.seccomp.answers import ALLOW, KILL_PROCESS, KILL_THREAD, rank
+from safedlv.seccomp.answers import ALLOW, KILL_PROCESS, rank
 from safedlv.seccomp.bpf import Program
 from safedlv.seccomp.evaluate import TESTS, WORD, Answer, Call, arithmetic, moved
 from safedlv.seccomp.known import ANYTHING, Known, exactly
@@ -48,8 +48,16 @@ class Way(NamedTuple):
     known: Knowledge
     answer: Answer | None
     """None: it is computed from something unknown."""
-    vague: bool
-    """Whether it hangs on something that was not followed, so that it may not be there at all."""
+    since: Knowledge | None
+    """What was known where it first hung on something that is not followed; None: it never does.
+
+    A call that fits this takes one of the ways that have it, but which of them cannot be told.
+    """
+
+    @property
+    def vague(self) -> bool:
+        """Whether it hangs on something that was not followed, so that it may not be there at all."""
+        return self.since is not None
 
 
 class _State(NamedTuple):
@@ -61,7 +69,7 @@ class _State(NamedTuple):
     memory: tuple[Value, ...]
     known: Knowledge
     answer: Answer | None
-    vague: bool
+    since: Knowledge | None = None
 
 
 _START: Final[tuple[int, int, int, tuple[Value, ...]]] = (0, 0, 0, (0,) * bpf.MEMORY_WORDS)
@@ -81,9 +89,12 @@ def knowledge(arch: int | None = None, nr: int | None = None, arguments: Sequenc
 
 
 def ways(programs: Sequence[Program], known: Knowledge, most: int = STEPS) -> Iterator[Way]:
-    """Each way that a call with this knowledge may take. Raises TooManyWaysError after ``most`` instructions."""
+    """Each way that a call with this knowledge may take, those with the same ``since`` one after the other.
+
+    Raises TooManyWaysError after ``most`` instructions.
+    """
     last = len(programs) - 1
-    waiting = [_State(last, *_START, known, Answer(ALLOW, -1, -1), False)]
+    waiting = [_State(last, *_START, known, Answer(ALLOW, -1, -1))]
     steps = 0
     while waiting:
         state = waiting.pop()
@@ -92,7 +103,7 @@ def ways(programs: Sequence[Program], known: Knowledge, most: int = STEPS) -> It
             if steps > most:
                 raise TooManyWaysError(most)
             state = _step(programs[state.program], state, waiting)
-        yield Way(state.known, state.answer, state.vague)
+        yield Way(state.known, state.answer, state.since)
 
 
 def _step(program: Program, state: _State, waiting: list[_State]) -> _State:
@@ -129,17 +140,18 @@ def _returned(state: _State, value: Value) -> _State:
     if isinstance(value, Word):
         settled = answer is not None and rank(answer.value) == rank(KILL_PROCESS)
         answer = answer if settled else None
-    elif rank(value) < rank(answer.value if answer is not None else KILL_THREAD):
+    elif answer is not None and rank(value) < rank(answer.value):
         answer = Answer(value, state.program, state.at - 1)
-    return _State(state.program - 1, *_START, state.known, answer, state.vague)
+    return _State(state.program - 1, *_START, state.known, answer, state.since)
 
 
 def _computed(state: _State, code: int, operand: Value, waiting: list[_State]) -> _State:
     a = state.a
     if code == bpf.ALU | bpf.DIV | bpf.BY_X:
         if isinstance(operand, Word):
-            waiting.append(_returned(state._replace(vague=True), 0))
-            return state._replace(a=UNCLEAR, vague=True)
+            state = _unfollowed(state)
+            waiting.append(_returned(state, 0))
+            return state._replace(a=UNCLEAR)
         if operand == 0:
             return _returned(state, 0)
     if code & bpf.OPERATION == bpf.ANDING and code != bpf.NEG:
@@ -152,6 +164,11 @@ def _computed(state: _State, code: int, operand: Value, waiting: list[_State]) -
     return state._replace(a=arithmetic(code, a, operand if isinstance(operand, int) else 0))
 
 
+def _unfollowed(state: _State) -> _State:
+    """The same, from here on one of several of which cannot be told which it is."""
+    return state if state.since is not None else state._replace(since=state.known)
+
+
 def _jumped(state: _State, code: int, operand: Value, skipped: tuple[int, int], waiting: list[_State]) -> _State:
     test, a = code & bpf.OPERATION, state.a
     taken, other = (state._replace(at=state.at + by) for by in skipped)
@@ -160,8 +177,8 @@ def _jumped(state: _State, code: int, operand: Value, skipped: tuple[int, int], 
     if skipped[0] == skipped[1]:
         return taken
     if isinstance(operand, Word) or isinstance(a, int) or a.offset == _NO_WORD:
-        waiting.append(other._replace(vague=True))
-        return taken._replace(vague=True)
+        waiting.append(_unfollowed(other))
+        return _unfollowed(taken)
     before = state.known.get(a.offset, ANYTHING)
     holds = before.decide(a.mask, test, operand)
     if holds is not None:

@@ -6,7 +6,8 @@ are those of all of them together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 from safedlv.seccomp import bpf
@@ -15,15 +16,17 @@ from safedlv.seccomp.bpf import Program
 from safedlv.seccomp.conditions import (
     Conditions,
     Interval,
+    Unclear,
     as_args,
     conditions,
     difficulty,
+    has_spans,
     joined,
     spans,
     union,
 )
 from safedlv.seccomp.evaluate import Answer
-from safedlv.seccomp.known import ANYTHING
+from safedlv.seccomp.known import ANYTHING, Known
 from safedlv.seccomp.paths import Knowledge, Way, knowledge, ways
 
 HIGHEST: Final = 1023
@@ -36,9 +39,7 @@ class Case(NamedTuple):
     answer: Answer | None
     """None: it is computed, and cannot be told. Where two ways end with the same answer, the first of them."""
     alternatives: tuple[Conditions, ...]
-    """One of them holds; ((),) is always."""
-    vague: bool
-    """Whether it may be that it is never given."""
+    """One of them holds; ((),) is always. Where one with Unclear holds, the answer may be that of another case."""
 
     @property
     def value(self) -> int | None:
@@ -52,15 +53,29 @@ def cases(programs: Sequence[Program], known: Knowledge) -> tuple[Case, ...]:
 
 def _cases(found: Iterable[Way], known: Knowledge) -> tuple[Case, ...]:
     groups: dict[int | None, list[Way]] = {}
-    for way in found:
+    for way in _settled(found):
         groups.setdefault(None if way.answer is None else way.answer.value, []).append(way)
     made = [_case(group, known) for group in groups.values()]
     return tuple(sorted(made, key=lambda case: difficulty(case.alternatives)))
 
 
 def _case(group: list[Way], known: Knowledge) -> Case:
-    new = [{at: word for at, word in way.known.items() if known.get(at) != word} for way in group]
-    return Case(group[0].answer, joined(map(conditions, new)), all(way.vague for way in group))
+    return Case(group[0].answer, joined(_said(way, known) for way in group))
+
+
+def _said(way: Way, known: Knowledge) -> Conditions:
+    new = conditions({at: word for at, word in way.known.items() if known.get(at) != word})
+    return (*new, Unclear()) if way.vague else new
+
+
+def _settled(found: Iterable[Way]) -> Iterator[Way]:
+    """One way for those of which cannot be told which is taken, where they all end with the same answer."""
+    for since, together in groupby(found, key=lambda way: way.since):
+        alike = list(together)
+        if since is not None and len({None if way.answer is None else way.answer.value for way in alike}) == 1:
+            yield Way(since, alike[0].answer, None)
+        else:
+            yield from alike
 
 
 # ---------------------------------------------------------------- all calls
@@ -95,10 +110,19 @@ class Architecture(NamedTuple):
 
 def rules(programs: Sequence[Program]) -> tuple[Architecture, ...]:
     """Everything that the programs say, by architecture. Raises TooManyWaysError."""
-    by_arch: dict[int | None, list[Way]] = {}
-    for way in ways(programs, {}):
-        by_arch.setdefault(way.known.get(bpf.ARCH, ANYTHING).value, []).append(way)
-    return tuple(Architecture(audit, _groups(found)) for audit, found in by_arch.items())
+    found = list(ways(programs, {}))
+    audits = dict.fromkeys(way.known.get(bpf.ARCH, ANYTHING).value for way in found)
+    return tuple(Architecture(audit, _groups(_of_audit(found, audit, audits))) for audit in audits)
+
+
+def _of_audit(found: list[Way], audit: int | None, audits: Collection[int | None]) -> list[Way]:
+    """The ways that calls of an architecture may take; None: of those that are not among ``audits``."""
+    known = [(way, way.known.get(bpf.ARCH, ANYTHING)) for way in found]
+    if audit is not None:
+        return [way for way, arch in known if arch.fits(audit)]
+    others = [(way, arch) for way, arch in known if arch.value is None]
+    alike = all(Known(excluded=arch.excluded.intersection(audits)) == arch for _, arch in others)
+    return [way if alike else way._replace(since={}) for way, _ in others]
 
 
 def _groups(found: list[Way]) -> tuple[Numbers, ...]:
@@ -117,13 +141,25 @@ def _groups(found: list[Way]) -> tuple[Numbers, ...]:
     together: dict[tuple[Case, ...], list[Interval]] = {}
     for border, following in zip(ordered, [*ordered[1:], 0], strict=True):
         if of_border[border]:
-            blank = [way._replace(known=_without_number(way.known)) for way in of_border[border]]
-            together.setdefault(_without_place(_cases(blank, {})), []).append((border, following - 1))
+            taken = _of_numbers(of_border[border], border, following - 1)
+            together.setdefault(_without_place(_cases(taken, {})), []).append((border, following - 1))
     return tuple(Numbers(union(numbers), said) for said, numbers in together.items())
 
 
-def _without_number(known: Knowledge) -> Knowledge:
-    return {at: word for at, word in known.items() if at not in (bpf.NR, bpf.ARCH)}
+def _of_numbers(found: list[Way], first: int, last: int) -> list[Way]:
+    """Those of them that calls with one of these numbers may take, without what they say of it."""
+    known = [(way, way.known.get(bpf.NR, ANYTHING)) for way in found]
+    if first == last:
+        return [_without_number(way) for way, number in known if number.fits(first)]
+    alike = all(has_spans(number) for _, number in known)
+    return [_without_number(way if alike else way._replace(since={})) for way, _ in known]
+
+
+def _without_number(way: Way) -> Way:
+    known, since = (
+        {at: word for at, word in said.items() if at not in (bpf.NR, bpf.ARCH)} for said in (way.known, way.since or {})
+    )
+    return Way(known, way.answer, since if way.vague else None)
 
 
 def _without_place(found: tuple[Case, ...]) -> tuple[Case, ...]:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import random
 import re
 import struct
+from typing import Final
 
 import pytest
-from hypothesis import given, reject, settings
+from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 
 from safedlv.seccomp import answers, bpf
 from safedlv.seccomp.bpf import BadProgramError, Instruction, Program
-from safedlv.seccomp.conditions import Among, Conditions, Masked, in_words
+from safedlv.seccomp.conditions import Among, Conditions, Masked, Unclear, as_args, in_words, joined
 from safedlv.seccomp.evaluate import Answer, Call, answer
 from safedlv.seccomp.paths import TooManyWaysError, knowledge, ways
 from safedlv.seccomp.program import Refuse, assemble
-from safedlv.seccomp.rules import cases, rules
-from tests.programs import ARCH, programs, random_arguments, random_word
+from safedlv.seccomp.rules import Case, cases, rules
+from tests.programs import ARCH, programs, random_arguments, random_program, random_word
 from tests.support import count
 
 RET = Instruction(bpf.RET, 0, 0, answers.ALLOW)
@@ -150,6 +151,41 @@ def test_the_most_restrictive_answer_wins() -> None:
 # ---------------------------------------------------------------- unknown arguments
 
 
+def program_of(*instructions: tuple[int, int, int, int]) -> Program:
+    return bpf.load(with_return(*instructions))
+
+
+BITS_AGAINST_BOUNDS: Final = program_of(
+    (bpf.LD, 0, 0, 28),
+    (bpf.JSET, 2, 0, 1),
+    (bpf.JGE, 0, 2, 5),
+    (bpf.JGT, 1, 2, 5),
+    (bpf.RET, 0, 0, answers.LOG),
+    (bpf.RET, 0, 0, answers.TRAP),
+)
+"""It allows what is even and 5."""
+BITS_OF_THE_NUMBER: Final = program_of(
+    (bpf.LD, 0, 0, 16),
+    (bpf.JEQ, 0, 2, 0),
+    (bpf.LD, 0, 0, bpf.NR),
+    (bpf.JEQ, 3, 4, 0x10),
+    (bpf.LD, 0, 0, bpf.NR),
+    (bpf.AND, 0, 0, 0x11),
+    (bpf.JEQ, 0, 1, 0x10),
+    (bpf.RET, 0, 0, answers.TRAP),
+)
+"""Of the number itself and of its bits, as an argument is."""
+NUMBER_FIRST: Final = program_of(
+    (bpf.LD, 0, 0, bpf.NR),
+    (bpf.JEQ, 3, 0, 16),
+    (bpf.LD, 0, 0, bpf.ARCH),
+    (bpf.JEQ, 1, 0, ARCH),
+    (bpf.RET, 0, 0, answers.TRAP),
+)
+"""A call that it allows before it knows the architecture."""
+BOUNDS_OF_ARCH: Final = program_of((bpf.LD, 0, 0, bpf.ARCH), (bpf.JGE, 0, 1, 5), (bpf.RET, 0, 0, answers.TRAP))
+
+
 @settings(max_examples=count(5000), deadline=None)
 @given(st.lists(programs(most=12), min_size=1, max_size=2), st.integers(0, 1 << 32))
 def test_ways_agree_with_the_evaluation(stack: list[Program], seed: int) -> None:
@@ -174,33 +210,108 @@ def test_ways_agree_with_the_evaluation(stack: list[Program], seed: int) -> None
             assert [way.answer for way in found] == [expected]
 
 
+def test_a_computed_answer_may_be_the_lowest() -> None:
+    computed = program_of((bpf.LD, 0, 0, 16), (bpf.RET_A, 0, 0, 0))
+    assert [way.answer for way in ways([returning(answers.KILL_PROCESS), computed], {})] == [None]
+
+
 @settings(max_examples=count(5000), deadline=None)
+@example(random_program(random.Random(1552), 12), 0)  # bounds of some bits of an argument
+@example(random_program(random.Random(708), 12), 4957)  # an answer that is sure on one way and not on another
+@example(random_program(random.Random(5018473), 48), 0)  # the same bound twice, in other words
+@example(BITS_AGAINST_BOUNDS, 0)
 @given(programs(most=12), st.integers(0, 1 << 32))
 def test_what_cases_say_of_arguments_is_so(program: Program, seed: int) -> None:
     chosen = random.Random(seed)
     nr = random_word(chosen, program)
-    found = cases([program], knowledge(ARCH, nr))
+    known = knowledge(ARCH, nr)
+    found = cases([program], known)
     for _ in range(CALLS):
         call = Call(ARCH, nr, random_arguments(chosen, program))
-        expected = answer([program], call).value
-        holding = [one for one in found if any(holds(all_of, call) for all_of in one.alternatives)]
-        if not any(one.vague or one.value is None for one in found):
-            assert [one.value for one in holding] == [expected]
-        else:
-            assert any(one.value in (None, expected) for one in holding)
-    assert all("argument" in in_words(one.alternatives) for one in found if one.alternatives != ((),))
+        assert_right(found, call, answer([program], call).value)
+    said = [all_of for one in found for all_of in one.alternatives]
+    assert all("argument" in in_words([all_of]) for all_of in said if set(all_of) - {Unclear()})
+    if not any(way.vague for way in ways([program], known)):
+        assert not any(Unclear() in all_of for all_of in said), "only what is computed is unclear"
+
+
+@settings(max_examples=count(5000), deadline=None)
+@example([BITS_OF_THE_NUMBER], 0)
+@example([NUMBER_FIRST], 0)
+@example([BOUNDS_OF_ARCH], 0)
+@given(st.lists(programs(most=12), min_size=1, max_size=2), st.integers(0, 1 << 32))
+def test_what_rules_say_of_calls_is_so(stack: list[Program], seed: int) -> None:
+    """Every call is in one group of numbers of its architecture, and gets what that says."""
+    chosen = random.Random(seed)
+    try:
+        found = {one.audit: one for one in rules(stack)}
+    except TooManyWaysError:
+        reject()
+    for _ in range(CALLS):
+        program = chosen.choice(stack)
+        arch, nr = (random_word(chosen, program) for _ in range(2))
+        call = Call(chosen.choice((ARCH, arch)), chosen.choice((nr, nr % 500)), random_arguments(chosen, program))
+        groups = found[call.arch if call.arch in found else None].groups
+        (group,) = (one for one in groups if one.has(call.nr))
+        assert_right(group.cases, call, answer(stack, call).value)
+
+
+def assert_right(found: tuple[Case, ...], call: Call, expected: int) -> None:
+    """A call's answer is among those that are said to be possible, and the only one unless something is unclear."""
+    holding = [(one.value, all_of) for one in found for all_of in one.alternatives if holds(all_of, call)]
+    values = {value for value, _ in holding}
+    assert values & {None, expected}
+    if any(Unclear() not in all_of for _, all_of in holding):
+        assert len(values) == 1
 
 
 def holds(all_of: Conditions, call: Call) -> bool:
+    """Whether all that is said of arguments is so."""
     for condition in all_of:
+        if isinstance(condition, Unclear):
+            continue
         value = call.arguments[condition.argument]
-        if isinstance(condition, Masked) and (value & condition.mask == condition.value) != condition.holds:
-            return False
+        if isinstance(condition, Masked):
+            masked = value & condition.mask
+            fits = masked >= condition.value if condition.more else masked == condition.value
+            if fits != condition.holds:
+                return False
         if isinstance(condition, Among):
             part = {"whole": value, "low": value & 0xFFFFFFFF, "high": value >> 32}[condition.part]
             if not any(low <= part <= high for low, high in condition.intervals):
                 return False
     return True
+
+
+def test_bounds_of_some_bits_in_words() -> None:
+    load_and_mask = ((bpf.LD, 0, 0, 28), (bpf.AND, 0, 0, 0x3E9))
+    program = program_of(*load_and_mask, (bpf.JGT, 0, 1, 15), (bpf.RET, 0, 0, answers.TRAP))
+    found = {case.value: in_words(case.alternatives) for case in cases([program], knowledge(ARCH, 1))}
+    assert found[answers.TRAP] == "argument 1 & 0x3e900000000 is 0x1000000000 or more"
+    assert found[answers.ALLOW] == "argument 1 & 0x3e900000000 is less than 0x1000000000"
+
+
+def test_alternatives_that_say_the_same_are_one() -> None:
+    one, other = Masked(0, 1, 1, False), Masked(0, 6, 2, False)
+    assert len(joined([(one, other), (other, one)])) == 1
+
+
+def test_what_is_computed_is_said_to_be() -> None:
+    """It is in the words, no rule of a profile stands for it, and it is nothing where the answers are the same."""
+
+    def adding(value: int) -> tuple[Case, ...]:
+        compute = ((bpf.LD, 0, 0, 16), (bpf.ALU | bpf.ADD, 0, 0, 1))
+        program = program_of(*compute, (bpf.JEQ, 0, 1, 5), (bpf.RET, 0, 0, value))
+        return cases([program], knowledge(ARCH, 1))
+
+    found = adding(answers.TRAP)
+    assert {(case.value, in_words(case.alternatives)) for case in found} == {
+        (answers.TRAP, "what is computed says so"),
+        (answers.ALLOW, "what is computed says so"),
+    }
+    with pytest.raises(ValueError, match="what is computed"):
+        as_args(found[0].alternatives)
+    assert [(case.value, case.alternatives) for case in adding(answers.ALLOW)] == [(answers.ALLOW, ((),))]
 
 
 def test_what_depends_on_an_argument() -> None:
