@@ -32,6 +32,8 @@ PTRACE_SETREGSET: Final = 0x4205
 PTRACE_SEIZE: Final = 0x4206
 PTRACE_INTERRUPT: Final = 0x4207
 PTRACE_LISTEN: Final = 0x4208
+PTRACE_GETSIGMASK: Final = 0x420A
+PTRACE_SETSIGMASK: Final = 0x420B
 PTRACE_SECCOMP_GET_FILTER: Final = 0x420C
 PTRACE_O_TRACECLONE: Final = 0x8
 PTRACE_O_TRACEEXIT: Final = 0x40
@@ -42,6 +44,7 @@ NT_PRSTATUS: Final = 1  # include/uapi/linux/elf.h
 WALL: Final = 0x40000000  # __WALL: wait for threads of other processes too (wait(2))
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_PTRACER: Final = 0x59616D61  # include/uapi/linux/prctl.h
+_SIGSET: Final = 8  # sizeof(sigset_t) in the kernel
 _BPF_MAXINSNS: Final = 4096  # include/uapi/linux/bpf_common.h; an instruction has 8 bytes
 SIGCONT: Final = 18  # the same on every architecture Go supports but MIPS; ``signal`` costs an import of enum
 SIGSTOP: Final = 19
@@ -141,6 +144,17 @@ def die_signal(signal: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal), 0, 0, 0)
 
 
+def block_signals(tid: int, *signals: int) -> None:
+    """Block them in a stopped tracee: what is sent to its process, other threads take (PTRACE_SETSIGMASK, ptrace(2)).
+
+    Raises OSError.
+    """
+    ptrace(PTRACE_GETSIGMASK, tid, _SIGSET, ctypes.addressof(_registers))
+    for signal in signals:
+        _registers[0] |= 1 << (signal - 1)
+    ptrace(PTRACE_SETSIGMASK, tid, _SIGSET, ctypes.addressof(_registers))
+
+
 def tgkill(tgid: int, tid: int, signal: int) -> None:
     """Send ``signal`` to one thread (tgkill(2)), as Delve stops threads. Raises OSError."""
     if _syscall(_TGKILL, tgid, tid, signal) == -1:
@@ -170,9 +184,12 @@ def wait_stopped(tid: int) -> int | None:
     return os.WSTOPSIG(status)
 
 
-def wait_event(tid: int) -> tuple[int, int] | None:
-    """(signal, PTRACE_EVENT_*) that a seized tracee is stopped at, or None while it runs on; raises as wait_stopped."""
-    waited, status = os.waitpid(tid, os.WNOHANG | WALL)
+def wait_event(tid: int, options: int = os.WNOHANG) -> tuple[int, int] | None:
+    """(signal, PTRACE_EVENT_*) that a seized tracee is stopped at, or None while it runs on; raises as wait_stopped.
+
+    ``options``: 0 waits for a stop.
+    """
+    waited, status = os.waitpid(tid, options | WALL)
     if not waited:
         return None
     if not os.WIFSTOPPED(status):

@@ -114,7 +114,7 @@ class Following:
             if not tid:
                 break
             seen = True
-            with suppress(ProcessLookupError):  # killed meanwhile: its end comes next
+            with suppress(ProcessLookupError, ChildProcessError):  # killed meanwhile: its end comes next
                 self._take(tid, status)
         return seen
 
@@ -143,20 +143,28 @@ class Following:
         number, event = os.WSTOPSIG(status), status >> 16
         if number == signal.SIGTRAP | 0x80:
             self._at_call(tid)
-            ptrace(PTRACE_SYSCALL, tid)
+            self._send_on(PTRACE_SYSCALL, tid)
         elif event == PTRACE_EVENT_EXIT:
             self._at_exit(tid)
         elif event == PTRACE_EVENT_STOP and number in _STOPPING:
-            ptrace(PTRACE_LISTEN, tid)
+            self._send_on(PTRACE_LISTEN, tid)
         elif event:
             if event == PTRACE_EVENT_EXEC and tid == self.pid and self.began is None:
                 self.began = time.monotonic()
                 self.made = 0
-            ptrace(PTRACE_SYSCALL, tid)
+            self._send_on(PTRACE_SYSCALL, tid)
         else:
             if number == signal.SIGSYS:
                 self._trapped(tid)
-            ptrace(PTRACE_SYSCALL, tid, 0, number)
+            self._send_on(PTRACE_SYSCALL, tid, number)
+
+    def _send_on(self, request: int, tid: int, number: int = 0) -> None:
+        """SIGKILL ends every stop but the one at its exit; from there it must not be sent on (guard.py: _next_stop)."""
+        waited, status = os.waitpid(tid, os.WNOHANG | WALL)
+        if waited:
+            self._take(tid, status)
+        else:
+            ptrace(request, tid, 0, number)
 
     def _ended(self, tid: int, status: int) -> None:
         """One of ours, or another child of this process: its stand-in, its keeper."""

@@ -2,12 +2,13 @@
 
 It waits until a thread of dlv traces the target, and seizes that one thread (PTRACE_SEIZE with TRACEEXIT, and no more):
 it then stops at its exit, PTRACE_EVENT_EXIT, whatever kills it (SIGKILL and the OOM killer too), while it still holds
-the threads that it traces. All its other stops are passed on at once: signals are delivered, group-stops are kept.
-The other threads of dlv, which read debug information and serve clients, are left alone.
+the threads that it traces. All its other stops are passed on at once: signals are delivered, group-stops are kept,
+and the two signals that come often are blocked in it from then on. The other threads of dlv, which read debug
+information and serve clients, are left alone.
 
-Nothing of dlv is read, changed or delayed by it. When the guard is killed, the kernel lets go of dlv, which runs on,
-and the keeper starts another one. When the keeper is killed, the guard ends the session once safedlv is gone as well:
-it kills dlv, and brings the target home.
+Nothing else of dlv is read, changed or delayed by it. When the guard is killed, the kernel lets go of dlv, which runs
+on, and the keeper starts another one. When the keeper is killed, the guard ends the session once safedlv is gone as
+well: it kills dlv, and brings the target home.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from safedlv.linux.tracing import (
     PTRACE_LISTEN,
     PTRACE_O_TRACEEXIT,
     PTRACE_SEIZE,
-    WALL,
+    block_signals,
     die_signal,
     event_message,
     ptrace,
+    wait_event,
 )
 from safedlv.session.bystander import ended, tracer_of
 from safedlv.session.rescue import hold_on_to, is_gone, listed, needs_rescue, rescue, rescue_late, tracers_of
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
     from safedlv.session.rescue import Target
 
 _STOPPING: Final = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+_FREQUENT: Final = (signal.SIGCHLD, signal.SIGURG)
+"""Signals that dlv's thread can do without: SIGCHLD comes with each stop of the target, and dlv waits with wait4;
+with SIGURG the Go runtime preempts a goroutine that runs for long (runtime/preempt.go: it can do so without)."""
 SAMPLE: Final = 0.002
 READY_WITHIN: Final = 0.5
 """Seconds for a guard that was just started to seize dlv's thread."""
@@ -247,21 +252,17 @@ class Guard:
         (pkg/proc/native/proc_linux.go: detach).
         """
         killed = False
-        while True:
-            try:
-                _, status = os.waitpid(tid, WALL)
-            except ChildProcessError:
-                return killed
-            if not os.WIFSTOPPED(status):
-                return killed
-            number, event = os.WSTOPSIG(status), status >> 16
-            if event == PTRACE_EVENT_EXIT:
-                killed = _is_killed(tid)
-                self._rescued(lambda: rescue(self.target, tid, lambda: _go_on(tid, PTRACE_CONT)))
-            elif event == PTRACE_EVENT_STOP and number in _STOPPING:
-                _go_on(tid, PTRACE_LISTEN)
-            else:
-                _go_on(tid, PTRACE_CONT, 0 if event else number)
+        with suppress(ChildProcessError, ProcessLookupError):  # it has ended
+            while True:
+                number, event = _next_stop(tid)
+                if event == PTRACE_EVENT_EXIT:
+                    killed = _is_killed(tid)
+                    self._rescued(lambda: rescue(self.target, tid, lambda: _go_on(tid, PTRACE_CONT)))
+                elif event == PTRACE_EVENT_STOP and number in _STOPPING:
+                    _go_on(tid, PTRACE_LISTEN)
+                else:
+                    _go_on(tid, PTRACE_CONT, 0 if event else number)
+        return killed
 
     def _rescued(self, make: Callable[[], str]) -> None:
         """Bring the target home, and say so where there was something to do."""
@@ -273,6 +274,22 @@ class Guard:
         else:
             if done:
                 _say(self.tell, SAVED, done)
+
+
+def _next_stop(tid: int) -> tuple[int, int]:
+    """The next stop of a seized thread: signal and PTRACE_EVENT_*. Raises ProcessLookupError when it has ended.
+
+    SIGKILL ends every stop but the last: a thread that was about to be sent on may stand at its exit instead, and must
+    not be sent on from there. It is asked for that at the end; what is left of the race is made rare by blocking what
+    stops it again and again (:data:`_FREQUENT`).
+    """
+    number, event = wait_event(tid, 0) or (0, 0)
+    if event == PTRACE_EVENT_EXIT:
+        return number, event
+    if event == 0 and number in _FREQUENT:
+        with suppress(ProcessLookupError):
+            block_signals(tid, *_FREQUENT)
+    return wait_event(tid) or (number, event)
 
 
 def _is_killed(tid: int) -> bool:

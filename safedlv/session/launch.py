@@ -53,8 +53,8 @@ class Delve:
         self.leaving = False
         """We have asked for the end, and dlv has not come to one before."""
         self.words: list[str] | None = None
-        self.said: list[bytes] = []
-        """Words of its guards that came while something else was waited for."""
+        self.guards_said: list[bytes] = []
+        """What came of that while something else was waited for."""
 
     def heard(self, line: bytes) -> bool:
         """Take the line that tells where dlv listens; False for every other line of its log."""
@@ -103,7 +103,7 @@ class Delve:
         if not self.leaving:
             with contextlib.suppress(OSError):  # it was killed
                 self.lifeline.send(words)
-                self.said += guard.until_looked(self.lifeline) if of_target else []
+                self.guards_said += guard.until_looked(self.lifeline) if of_target else []
 
     def reap(self) -> int:
         """Wait for dlv to end; its exit code (128 + signal when it was killed)."""
@@ -125,7 +125,7 @@ class Delve:
         self.leave()
         self.reap()
         os.waitpid(self.keeper_pid, 0)
-        self.words = guard.told(self.lifeline, self.said, asked=self.leaving)
+        self.words = guard.told(self.lifeline, self.guards_said, asked=self.leaving)
         well, line = self.found.told() if self.found is not None else (True, "")
         if not well:
             self.words.append(line)
