@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 from safedlv.session.prompt_status import EXITED, RUNNING, STOPPED, Status
 
@@ -24,7 +25,7 @@ class Watch:
         """Seconds that the target may stand; None: as long as it likes."""
         self.moved = 0
         self.state, self.since = RUNNING, time.monotonic()
-        self.throttling: Throttling | None = None
+        self.throttled: Throttled | None = None
         self.guard: bool | None = None
         self.next = 0.0
 
@@ -54,7 +55,7 @@ class Watch:
             time.monotonic() - self.since,
             self.wire.place,
             limit=self.limit,
-            throttled=self.throttling.percent if self.throttling else None,
+            throttled=self.throttled.percent if self.throttled else None,
             guard=self.guard,
         )
 
@@ -67,66 +68,36 @@ class Watch:
 
     def _look_around(self) -> None:
         self.guard = _is_guarded(self.dlv)
-        if self.throttling is None:
-            self.throttling = Throttling(self.target)
-        else:
-            self.throttling.look()
+        if self.throttled is not None:
+            self.throttled.look()
+        elif self.target:
+            with suppress(OSError):  # it has ended
+                self.throttled = Throttled(self.target)
 
 
-class Throttling:
+class Throttled:
     """How much of its time a process's cgroup is kept from the processor by its quota (cpu.stat)."""
 
     def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.files: tuple[str, ...] = ()
+        """Raises OSError when there is no such process."""
+        from safedlv.session.sampling import Sampler
+
+        self.sampler = Sampler(pid, ours=lambda _pid: True)
         self.percent: float | None = None
-        self.before: float | None = None
-        self.at = 0.0
-        self.look()
+        self.at, self.before = time.monotonic(), self._read()
 
     def look(self) -> None:
-        """Take note of what was added since the last look; it may have been moved to another cgroup."""
-        before, files = self.before, self.files
-        self.files = _cpu_stats(self.pid) if self.pid else ()
-        self.before, at = self._read(), time.monotonic()
-        self.percent = None
-        if before is not None and self.before is not None and files == self.files and at > self.at:
-            self.percent = min(100.0, 100.0 * (self.before - before) / (at - self.at))
-        self.at = at
+        """Take note of what was added since the last look, at the level that has most; it may have been moved."""
+        at, now = time.monotonic(), self._read()
+        added = [us - self.before[level] for level, us in now.items() if level in self.before]
+        share = max(added) / 1e6 / (at - self.at) if added and at > self.at else None
+        self.percent = None if share is None else min(100.0, 100.0 * share)
+        self.at, self.before = at, now
 
-    def _read(self) -> float | None:
-        """Seconds of throttling so far, of the level that has most; None where no level counts it."""
-        return max((found for file in self.files if (found := _throttled(file)) is not None), default=None)
-
-
-def _cpu_stats(pid: int) -> tuple[str, ...]:
-    """The files of every level that may have a quota: those of containers are above the process's own cgroup."""
-    from safedlv.facts import cgroup
-    from safedlv.model import Unknown
-
-    try:
-        with open(f"/proc/{pid}/cgroup", "rb") as file:
-            membership = cgroup.parse_membership(file.read())
-    except OSError:
-        return ()
-    mounts = cgroup.read_mounts()
-    if isinstance(mounts, Unknown):
-        return ()
-    where = [cgroup.levels(membership, mounts, controller) for controller in ("cpu", cgroup.V2)]
-    return tuple(f"{level}/cpu.stat" for found in where if not isinstance(found, Unknown) for level in found)
-
-
-def _throttled(path: str) -> float | None:
-    """``throttled_usec`` (v2) or ``throttled_time``, in nanoseconds (v1), in seconds."""
-    try:
-        with open(path, "rb") as file:
-            lines = dict(line.split()[:2] for line in file.read().splitlines() if len(line.split()) > 1)
-    except OSError:
-        return None
-    for name, unit in ((b"throttled_usec", 1e6), (b"throttled_time", 1e9)):
-        if lines.get(name, b"").isdigit():
-            return int(lines[name]) / unit
-    return None
+    def _read(self) -> dict[str, int]:
+        """Microseconds of throttling so far, by level."""
+        found = self.sampler.throttling()
+        return {one.cgroup: one.us for one in found} if isinstance(found, tuple) else {}
 
 
 def _is_guarded(dlv: int) -> bool | None:

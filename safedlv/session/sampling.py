@@ -117,6 +117,11 @@ class Sampler:
             raise EndedError(taken.out_of_memory)
         return taken
 
+    def throttling(self) -> tuple[Throttling, ...] | Unknown:
+        """Of each level that has a quota, or had one, its own cgroup first."""
+        self._follow()
+        return self._there(_throttling)
+
     def _there(self, look: Callable[[Places], T | Unknown]) -> T | Unknown:
         """What is found where its cgroup is; unknown where that is not known."""
         return self.places if isinstance(self.places, Unknown) else look(self.places)

@@ -17,6 +17,7 @@ import pytest
 
 from safedlv.facts.cgroup import V2
 from safedlv.session.loop import Loop
+from safedlv.session.prompt_watch import Throttled
 from safedlv.session.watching import Watching
 from tests.everyone import NOBODY, Everyones
 from tests.live.groups import Group, eat
@@ -154,6 +155,24 @@ def test_throttling(start: Start, watch: Begin, group: Make) -> None:
     before = looks(watched)
     wait_until(lambda: looks(watched) > before + 5, "it looks again")
     assert len(watched.lines("throttling")) == 1  # a line in half a minute, not one for every sample
+
+
+def test_throttling_in_the_status_line(start: Start, group: Make) -> None:
+    """A program that wants a processor and gets a tenth of it stands most of the time; one that has ended never."""
+    limited = group("cpu")
+    limited.set("cpu.cfs_quota_us", "cpu.max", 10_000)
+    target = start(*BUSY)
+    throttled = Throttled(target.pid)
+    limited.take(target.pid)
+
+    def percent() -> float:
+        throttled.look()
+        return throttled.percent or 0.0
+
+    wait_until(lambda: percent() > 50, "it is throttled")
+    target.kill()
+    target.wait()
+    assert percent() == 0
 
 
 def looks(watched: Watch) -> int:
