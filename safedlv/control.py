@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ from safedlv.facts.process import read_process
 from safedlv.facts.seccomp import MODE_FILTER
 from safedlv.facts.security_modules import LABEL_FILES
 from safedlv.facts.sides import read_pid_namespaces, read_user_namespaces
-from safedlv.model import Cause
+from safedlv.model import Cause, Cgroup
 from safedlv.options import SWITCH, read_words, seconds
 from safedlv.probe import runner
 from safedlv.probe.context import Context
@@ -51,7 +52,8 @@ EXIT_CODES = {"works": 0, "fails": 10, "undetermined": UNDETERMINED}
 FILTERED = ("no place without a seccomp filter: safedlv itself is under one, and so is whatever it starts",)
 SCOPE_SECONDS = 5.0
 IN_SCOPE = "SAFEDLV_SCOPE"
-"""Set for the command that systemd-run starts."""
+"""Set for the command that systemd-run starts, to the limits of the place that it was started from (JSON)."""
+LIMITS = ("pids_current", "pids_max", "memory_current", "memory_max")
 
 
 def control(words: list[str]) -> int:
@@ -172,7 +174,7 @@ def read_real(pid: int, context: Context) -> Real:
     return Real(
         debugger=context,
         target=facts,
-        room=cgroup_of(context.source),
+        room=_room(context.source),
         user_namespaces=(read_user_namespaces(context.source), read_user_namespaces(pid)),
         pid_namespaces=(read_pid_namespaces(context.source), read_pid_namespaces(pid)),
         target_labels=tuple(
@@ -208,7 +210,25 @@ def _enter_scope(words: list[str]) -> None:
     scope = scope_words(first, os.geteuid(), shutil.which("systemd-run"))
     if scope and _is_given(scope):
         own = [sys.executable, "-m", "safedlv", "control", *words]
-        os.execve(scope[0], [*scope, *own], {**os.environ, IN_SCOPE: "1"})
+        os.execve(scope[0], [*scope, *own], {**os.environ, IN_SCOPE: limits_in_words(cgroup_of(os.getpid()))})
+
+
+def limits_in_words(room: Cgroup | None) -> str:
+    """What :func:`with_limits` understands: the limits that are known, and what is used of them. Pure."""
+    known = {name: value for name in LIMITS if isinstance(value := getattr(room, name, None), int)}
+    return json.dumps(known)
+
+
+def with_limits(scope: Cgroup, words: str) -> Cgroup:
+    """A place with other limits than its own. Pure."""
+    return evolve(scope, **{"pids_max": None, "memory_max": None, **json.loads(words)})
+
+
+def _room(pid: int) -> Cgroup | None:
+    """The cgroup that a debugger shares; for our own place, not the scope that we are in but what we came from."""
+    room = cgroup_of(pid)
+    words = os.environ.get(IN_SCOPE)
+    return with_limits(room, words) if room is not None and words is not None and pid == os.getpid() else room
 
 
 def _is_given(scope: list[str]) -> bool:

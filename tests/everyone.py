@@ -49,13 +49,17 @@ class Everyones:
         """Another program, which finds its own configuration nowhere."""
         return ["/usr/bin/env", "-i", "LANG=C.UTF-8", "HOME=/nonexistent", f"PATH={SYSTEM}", *words]
 
-    def mounts(self) -> list[str]:
-        """Options of ``docker run`` that show a container all of it, read-only, with the system that it needs."""
+    def places(self) -> list[str]:
+        """All of it, with the system that it needs."""
         places = ["/usr", str(self.directory)]
         prefix = str(Path(self.python).parent.parent)
         if not prefix.startswith("/usr"):
             places.append(prefix)
-        return [option for place in places for option in ("--volume", f"{place}:{place}:ro")]
+        return places
+
+    def mounts(self) -> list[str]:
+        """Options of ``docker run`` that show a container these places, read-only."""
+        return [option for place in self.places() for option in ("--volume", f"{place}:{place}:ro")]
 
 
 @contextmanager

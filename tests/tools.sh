@@ -142,7 +142,7 @@ find_old_dlv() {
 
 test_packages() {
     local missing=() pair pairs=(strace:strace gdb:gdb tmux:tmux capsh:libcap2-bin setpriv:util-linux strip:binutils
-        tini:tini dumb-init:dumb-init scmp_sys_resolver:seccomp "qemu-$(uname -m):qemu-user")
+        tini:tini dumb-init:dumb-init scmp_sys_resolver:seccomp systemd-run:systemd "qemu-$(uname -m):qemu-user")
     timeout 10 docker version >/dev/null 2>&1 || pairs+=(dockerd:docker.io iptables:iptables) # an engine that runs will do
     for pair in "${pairs[@]}"; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")

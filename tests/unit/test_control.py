@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from safedlv.control import scope_words
+from safedlv.control import limits_in_words, scope_words, with_limits
 from safedlv.controlled.group import grounds, left_out
 from safedlv.controlled.ingredients import ANOTHERS, OWN, Real, Setup, ingredients, not_copied, plain
 from safedlv.controlled.run import FAILS, UNTRIED, WORKS, Findings, Outcome, Row, outcome_of
@@ -164,6 +164,14 @@ def test_what_dlv_says() -> None:
     assert told(listed, -9) == "dlv was killed by signal 9"
     assert told(b"", 0) == "dlv ended with 0"
     assert "\x1b" not in told(b"\x1b[31mbad\n", 1)
+
+
+def test_the_limits_of_a_place_are_told_on() -> None:
+    """Into a scope, which has others: those that are known, and none where there was none."""
+    before = Cgroup("hybrid", "/", False, None, 5, 200, 7, Unknown("EACCES", "memory.max"), 0)
+    scope = evolve(before, path="/a.scope", pids_max=4096, memory_max=4 << 30, pids_current=1)
+    assert with_limits(scope, limits_in_words(before)) == evolve(before, path="/a.scope", memory_max=None)
+    assert with_limits(scope, limits_in_words(None)) == evolve(scope, pids_max=None, memory_max=None)
 
 
 def test_a_scope_is_asked_for_where_systemd_runs() -> None:
