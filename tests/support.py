@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -12,9 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
-
-import pytest
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
 SAFEDLV = [sys.executable, "-m", "safedlv"]
@@ -26,6 +25,8 @@ def require(ok: object, reason: str) -> None:
     """Skip the test where the machine cannot run it; under CI, where it must, fail instead."""
     if ok:
         return
+    import pytest  # not in the virtual machine, where the rest of this is used as well
+
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must be able to run this: {reason}")
     pytest.skip(reason)
@@ -36,6 +37,14 @@ def count(full: int, short: int = 0) -> int:
     return full if os.environ.get("SAFEDLV_LONG") else short or max(full // 10, 1)
 
 
+def answer_of(*words: str, environment: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
+    """Exit code and JSON of a safedlv command that says nothing to people; ``environment``: variables besides ours."""
+    env = {**os.environ, **(environment or {})}
+    done = subprocess.run([*SAFEDLV, *words], capture_output=True, text=True, check=False, timeout=60, env=env)
+    assert done.stderr == ""
+    return done.returncode, json.loads(done.stdout)
+
+
 def wait_until(condition: Callable[[], T], what: str, within: float = 15.0) -> T:
     """Wait for a condition to hold and return its value; fails the test with ``what`` after ``within`` seconds."""
     deadline = time.monotonic() + within
@@ -44,6 +53,8 @@ def wait_until(condition: Callable[[], T], what: str, within: float = 15.0) -> T
         if value:
             return value
         if time.monotonic() > deadline:
+            import pytest
+
             pytest.fail(f"waited {within} s in vain for: {what}")
         time.sleep(0.005)
 

@@ -9,12 +9,17 @@ import subprocess
 import tarfile
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.everyone import Everyones
 from tests.support import ROOT, build_go, require, wait_until
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tests.docker.stand import Stand
 
 START_SECONDS = 60.0
 PROBER = Path(__file__).parent / "prober"
@@ -154,6 +159,45 @@ def prober_image(make_image: Callable[[Path], str], tmp_path_factory: pytest.Tem
     """An image with nothing in it but the static program of tests/docker/prober."""
     output = tmp_path_factory.mktemp("prober") / "prober"
     return make_image(build_go(PROBER, output, environment={"CGO_ENABLED": "0"}))
+
+
+@pytest.fixture
+def prober(docker_engine: Engine, prober_image: str, tmp_path: Path) -> Callable[..., int]:
+    """Starts a container in which that program sleeps: ``prober(options, profile)``; its PID, as we see it."""
+
+    def start(options: Iterable[str] = (), profile: str | None = None) -> int:
+        words = [*options]
+        if profile is not None:
+            path = tmp_path / f"profile-{len(docker_engine.containers)}.json"
+            path.write_text(profile)
+            words += ["--security-opt", f"seccomp={path}"]
+        return docker_engine.run(*words, prober_image, "/prober", "sleep")
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def stand(
+    running_engine: None, everyones: Everyones, server_binary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stand]:
+    """Where scenes are played: the containers of one module, and their images."""
+    from tests.docker.stand import Stand, archive
+
+    require(os.geteuid() == 0, "enters containers as root")
+    directory = tmp_path_factory.mktemp("stand")
+    static = build_go(ROOT / "examples" / "server", directory / "server", environment={"CGO_ENABLED": "0"})
+    engine = Engine()
+    images = {}
+    for scratch in (False, True):
+        images[scratch] = f"safedlv-test-stand:{uuid.uuid4().hex[:12]}"
+        given = archive(static if scratch else server_binary, scratch=scratch)
+        engine.docker("import", "-", images[scratch], given=given)
+    made = Stand(images, everyones, directory)
+    try:
+        yield made
+    finally:
+        made.engine.remove_containers()
+        engine.docker("image", "rm", "--force", *images.values())
 
 
 @pytest.fixture(scope="session")

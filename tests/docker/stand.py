@@ -25,10 +25,9 @@ from tests import comparison
 from tests.docker.conftest import Engine
 from tests.everyone import Everyones
 from tests.scenes import EXIT_CODES, Document, Truth, ids
-from tests.support import SAFEDLV, assert_unharmed, status, wait_until
+from tests.support import answer_of, assert_unharmed, status, wait_until
 
 PORT = 8080  # of each container's own loopback
-SECONDS = 60
 
 
 @frozen
@@ -191,19 +190,19 @@ def from_inside(stand: Stand, scene: Scene, target: Container, tracer: Container
     return answer
 
 
-def from_the_host(stand: Stand, scene: Scene, target: Container, tracer: Container) -> Document:
-    words = ["doctor", "--hold-limit=1", "--json", "--probe-timeout", "0.4"]
+def named(scene: Scene, target: Container, tracer: Container) -> tuple[str, str]:
+    """The target, and whose place it is asked from, as safedlv is told them on the host."""
     if scene.sidecar is not None:
-        words += [str(target.pid), "--tracer", f"pid:{tracer.pid}"]
-    else:
-        words += [f"docker:{target.name}/1", "--tracer", ":".join(["container", *scene.exec[1:]])]
-    environment = {**os.environ, "SAFEDLV_DLV": stand.everyones.dlv if scene.dlv else "/nonexistent"}
-    done = subprocess.run(
-        [*SAFEDLV, *words], capture_output=True, text=True, check=False, timeout=SECONDS, env=environment
-    )
-    assert done.stderr == ""
-    answer: Document = json.loads(done.stdout)
-    assert done.returncode == EXIT_CODES[answer["verdict"]]
+        return str(target.pid), f"pid:{tracer.pid}"
+    return f"docker:{target.name}/1", ":".join(["container", *scene.exec[1:]])
+
+
+def from_the_host(stand: Stand, scene: Scene, target: Container, tracer: Container) -> Document:
+    text, who = named(scene, target, tracer)
+    words = ["doctor", "--hold-limit=1", "--json", "--probe-timeout", "0.4", text, "--tracer", who]
+    environment = {"SAFEDLV_DLV": stand.everyones.dlv if scene.dlv else "/nonexistent"}
+    code, answer = answer_of(*words, environment=environment)
+    assert code == EXIT_CODES[answer["verdict"]]
     assert answer["target"]["pid"] == target.pid
     return answer
 

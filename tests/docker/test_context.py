@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,17 +100,11 @@ def needs_root() -> None:
 
 
 @pytest.fixture
-def container(docker_engine: Engine, prober_image: str, tmp_path: Path, request: pytest.FixtureRequest) -> int:
+def container(docker_engine: Engine, prober: Callable[..., int], tmp_path: Path, case: Case) -> int:
     """The first process of the case's container, which sleeps."""
-    case: Case = request.getfixturevalue("case")
-    options = list(case.run)
-    if case.profile:
-        path = tmp_path / "profile.json"
-        path.write_text(case.profile)
-        options += ["--security-opt", f"seccomp={path}"]
-    if "--privileged" in options and not all_capabilities():
+    if "--privileged" in case.run and not all_capabilities():
         pytest.skip("this machine has not every capability, so its engine starts no privileged container")
-    pid = docker_engine.run(*options, prober_image, "/prober", "sleep")
+    pid = prober(case.run, case.profile)
     if case.passwd:
         (tmp_path / "passwd").write_text(case.passwd)
         docker_engine.docker("cp", str(tmp_path / "passwd"), f"{docker_engine.last}:/etc/passwd")
@@ -163,11 +158,7 @@ def test_the_answer_is_the_one_that_docker_exec_gets(docker_engine: Engine, cont
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_context_is_the_one_that_docker_exec_starts(docker_engine: Engine, container: int, case: Case) -> None:
     """A process that docker exec really started, read, against what was worked out beforehand."""
-    if case.privileged and not all_capabilities():
-        pytest.skip("this machine has not every capability, so its engine starts no privileged process")
-    docker_engine.docker("exec", "--detach", *case.exec, docker_engine.last, "/prober", "sleep")
-    wanted = status(container)["NSpid"].split()[0]
-    pid = wait_until(lambda: exec_of(container), f"the second process of the container of {wanted}")
+    pid = really_started(docker_engine, case, container)
     with exec_context(container, case.user, case.privileged) as expected, read_context(pid) as real:
         assert (real.uid, real.gid, real.groups) == (expected.uid, expected.gid, expected.groups)
         # runc compiles the profile anew each time; the order of the architectures in it is left to chance.
@@ -182,6 +173,15 @@ def test_the_context_is_the_one_that_docker_exec_starts(docker_engine: Engine, c
         assert real.capabilities.ambient == expected.capabilities.ambient
         theirs = {link.kind: link.inode for link in real.namespaces}
         assert theirs == {link.kind: link.inode for link in expected.namespaces}
+
+
+def really_started(engine: Engine, case: Case, container: int) -> int:
+    """A process that docker exec starts as the case says; it sleeps."""
+    if case.privileged and not all_capabilities():
+        pytest.skip("this machine has not every capability, so its engine starts no privileged process")
+    engine.docker("exec", "--detach", *case.exec, engine.last, "/prober", "sleep")
+    wanted = status(container)["NSpid"].split()[0]
+    return wait_until(lambda: exec_of(container), f"the second process of the container of {wanted}")
 
 
 def exec_of(container: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,11 @@ import pytest
 
 from tests.docker.conftest import Engine
 from tests.docker.stand import archive
-from tests.docker.test_context import profile, rule
-from tests.docker.test_doctor import CASES, Case
+from tests.docker.test_doctor import CASES, NONE, played
 from tests.everyone import Everyones
 from tests.live.test_control import INGREDIENTS
-from tests.support import SAFEDLV, assert_unharmed, require
+from tests.support import answer_of, assert_unharmed, require
 
-SECONDS = 60
 OFTEN = {
     "default",
     "paused",
@@ -34,36 +32,18 @@ def needs_root() -> None:
     require(os.geteuid() == 0, "needs root to stand in a container's place")
 
 
-def started(case: Case, engine: Engine, image: str, directory: Path) -> int:
-    words = [*case.run]
-    if case.profile:
-        path = directory / f"profile-{len(engine.containers)}.json"
-        path.write_text(case.profile)
-        words += ["--security-opt", f"seccomp={path}"]
-    pid = engine.run(*words, image, "/prober", "sleep")
-    if case.causes == {"frozen"}:
-        engine.docker("pause", engine.last)
-    return pid
-
-
 def ask(*words: str) -> dict[str, Any]:
-    environment = {**os.environ, "SAFEDLV_DLV": "/nonexistent"}
-    asked = [*SAFEDLV, *words, "--debug"]
-    done = subprocess.run(asked, capture_output=True, timeout=SECONDS, check=False, env=environment)
-    assert done.stderr == b"", done.stderr.decode()
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    return answer_of(*words, "--debug", environment={"SAFEDLV_DLV": "/nonexistent"})[1]
 
 
 @pytest.mark.parametrize("name", PLAYED)
-def test_control_names_what_refuses(name: str, docker_engine: Engine, prober_image: str, tmp_path: Path) -> None:
+def test_control_names_what_refuses(name: str, docker_engine: Engine, prober: Callable[..., int]) -> None:
     """The same cases as doctor's: the ingredient is that of the cause."""
     case = CASES[name]
-    pid = started(case, docker_engine, prober_image, tmp_path)
-    answer = ask("control", "--json", "--probe-timeout=0.4", f"docker:{docker_engine.last}", *case.tracer)
+    with played(case, docker_engine, prober) as pid:
+        answer = ask("control", "--json", "--probe-timeout=0.4", f"docker:{docker_engine.last}", *case.tracer)
     assert set(answer["named"]) == {INGREDIENTS.get(cause, cause) for cause in case.causes}, answer
-    if case.causes != {"frozen"}:
-        assert_unharmed(pid)
+    assert_unharmed(pid)
 
 
 def test_inside_a_default_container(docker_engine: Engine, everyones: Everyones, server_binary: Path) -> None:
@@ -88,13 +68,11 @@ def test_inside_a_default_container(docker_engine: Engine, everyones: Everyones,
         docker_engine.docker("image", "rm", "--force", image)
 
 
-def test_compare_two_containers(docker_engine: Engine, prober_image: str, tmp_path: Path) -> None:
+def test_compare_two_containers(docker_engine: Engine, prober: Callable[..., int]) -> None:
     """One with a profile against ptrace, one without: that is the difference that matters, and not the others."""
-    strict = Case((), profile(rule("SCMP_ACT_ERRNO")), (), frozenset({"seccomp"}), ())
-    plain = Case(("--security-opt", "no-new-privileges"), None, (), frozenset(), ())
     names = []
-    for case in (strict, plain):
-        started(case, docker_engine, prober_image, tmp_path)
+    for options in ((), NONE), (("--security-opt", "no-new-privileges"),):
+        prober(*options)
         names.append(f"docker:{docker_engine.last}")
     answer = ask("compare", "--json", *names)
     rows = {row["id"]: row for row in answer["rows"]}

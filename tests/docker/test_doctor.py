@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
-import subprocess
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 from attrs import frozen
 
 from tests.docker.conftest import Engine
 from tests.docker.test_context import profile, rule
-from tests.support import SAFEDLV, assert_unharmed, require
+from tests.support import answer_of, assert_unharmed, require
 
 
 @frozen
@@ -26,6 +26,7 @@ class Case:
     """The ids of the changes; () for none."""
 
 
+DOCTOR = ("doctor", "--hold-limit=1", "--json")
 NONE = profile(rule("SCMP_ACT_ERRNO"))
 CASES = {
     "default": Case((), None, (), frozenset(), ()),
@@ -57,32 +58,24 @@ CASES = {
 }
 
 
+@contextlib.contextmanager
+def played(case: Case, engine: Engine, prober: Callable[..., int]) -> Iterator[int]:
+    """The case's container, paused where that is the cause; the PID of its first process."""
+    pid = prober(case.run, case.profile)
+    paused = case.causes == {"frozen"}
+    if paused:
+        engine.docker("pause", engine.last)
+    yield pid
+    if paused:
+        engine.docker("unpause", engine.last)
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_doctor(docker_engine: Engine, prober_image: str, tmp_path: Path, newest_dlv: str, name: str) -> None:
+def test_doctor(docker_engine: Engine, prober: Callable[..., int], newest_dlv: str, name: str) -> None:
     require(os.geteuid() == 0, "enters containers as root")
     case = CASES[name]
-    options = list(case.run)
-    if case.profile:
-        (tmp_path / "profile.json").write_text(case.profile)
-        options += ["--security-opt", f"seccomp={tmp_path / 'profile.json'}"]
-    pid = docker_engine.run(*options, prober_image, "/prober", "sleep")
-    if name == "paused":
-        docker_engine.docker("pause", docker_engine.last)
-    words = [
-        *SAFEDLV,
-        "doctor",
-        "--hold-limit=1",
-        "--json",
-        "--probe-timeout",
-        "0.5",
-        f"docker:{docker_engine.last}",
-        *case.tracer,
-    ]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-    assert done.stderr == ""
-    answer = json.loads(done.stdout)
-    if name == "paused":
-        docker_engine.docker("unpause", docker_engine.last)
+    with played(case, docker_engine, prober) as pid:
+        _, answer = answer_of(*DOCTOR, "--probe-timeout", "0.5", f"docker:{docker_engine.last}", *case.tracer)
     assert {cause["id"] for cause in answer["causes"]} == case.causes, json.dumps(answer["causes"], indent=1)
     assert tuple((answer["fix"] or {"ids": ()})["ids"]) == case.fix
     assert answer["verdict"] == ("blocked" if case.causes else "ok")
@@ -91,11 +84,12 @@ def test_doctor(docker_engine: Engine, prober_image: str, tmp_path: Path, newest
     assert_unharmed(pid)
 
 
-def test_the_change_is_what_docker_exec_needs(docker_engine: Engine, prober_image: str, newest_dlv: str) -> None:
+def test_the_change_is_what_docker_exec_needs(
+    docker_engine: Engine, prober: Callable[..., int], newest_dlv: str
+) -> None:
     """A program in the container itself is refused as root, and passes as the user that the doctor names."""
-    docker_engine.run("--user", "1000:1000", prober_image, "/prober", "sleep")
-    words = [*SAFEDLV, "doctor", "--hold-limit=1", "--json", f"docker:{docker_engine.last}", "--tracer", "container:0"]
-    answer = json.loads(subprocess.run(words, capture_output=True, text=True, check=False, timeout=60).stdout)
+    prober(("--user", "1000:1000"))
+    _, answer = answer_of(*DOCTOR, f"docker:{docker_engine.last}", "--tracer", "container:0")
     assert answer["fix"]["changes"] == ["run the debugger as the target's own user (uid 1000, gid 1000)"]
     assert errnos(docker_engine, "-u", "0", docker_engine.last)["attach"] == errno.EPERM
     told = answer["fix"]["commands"]["docker"].split()

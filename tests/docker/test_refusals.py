@@ -6,21 +6,14 @@ The targets serve; containers are started once and shared by the scenes that nee
 from __future__ import annotations
 
 import errno
-import os
-import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import comparison
-from tests.docker.conftest import Engine
-from tests.docker.stand import Box, Scene, Stand, archive, assert_serves, compare, from_inside, from_the_host, happening
+from tests.docker.stand import Box, Scene, Stand, assert_serves, compare, from_inside, from_the_host, happening
 from tests.docker.test_context import profile, rule
-from tests.everyone import Everyones
 from tests.scenes import Truth, asked, judge
-from tests.support import ROOT, build_go, require
 
 ATTACH, SETOPTIONS, CONT, GETREGSET = 16, 0x4200, 7, 0x4204
 REFUSED: dict[str, Any] = {"step": "attach", "errno": "EPERM"}
@@ -175,28 +168,6 @@ SIDECARS = {
 
 SCENES = {**EXEC, **PROFILES, **{f"sidecar: {name}": scene for name, scene in SIDECARS.items()}}
 COMPARED = comparison.chosen(SCENES, lambda scene: scene.truth.causes if scene.dlv else frozenset())
-
-
-@pytest.fixture(scope="module")
-def stand(
-    running_engine: None, everyones: Everyones, server_binary: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stand]:
-    require(os.geteuid() == 0, "enters containers as root")
-    directory = tmp_path_factory.mktemp("refusals")
-    static = build_go(ROOT / "examples" / "server", directory / "server", environment={"CGO_ENABLED": "0"})
-    engine = Engine()
-    images = {}
-    for scratch in (False, True):
-        images[scratch] = f"safedlv-test-refusals:{uuid.uuid4().hex[:12]}"
-        engine.docker(
-            "import", "-", images[scratch], given=archive(static if scratch else server_binary, scratch=scratch)
-        )
-    made = Stand(images, everyones, directory)
-    try:
-        yield made
-    finally:
-        made.engine.remove_containers()
-        engine.docker("image", "rm", "--force", *images.values())
 
 
 @pytest.mark.parametrize("name", SCENES)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from safedlv.observing.own_root import enter_own_root
-from safedlv.probe.sources import read_context
 from safedlv.runtimes.sandbox import Sandbox
 from safedlv.runtimes.sandbox import start as sandbox
 from safedlv.seccomp.program import Refuse, assemble
 from tests.everyone import Everyones
 from tests.live import straced, test_refusals, test_refusals_states
+from tests.live.observed import agreed, first, observe, outcome
 from tests.live.sandboxes import ARCH, forever, needs_root  # noqa: F401
 from tests.live.stages import Scene, Staged, as_the_tracer, tracer_of
 from tests.scenes import Truth
@@ -28,7 +25,6 @@ from tests.support import SAFEDLV, Server, assert_unharmed, count, require
 
 pytestmark = pytest.mark.usefixtures("needs_root", "newest_dlv")
 
-EXIT_CODES = {"works": 0, "fails": 10, "spoilt": 11, "hidden": 10}
 SCENES = {
     **test_refusals.SCENES,
     # Where the target has no PID dlv is not started; see below.
@@ -52,58 +48,20 @@ FIRST = {
 COMPARED = [*FIRST, *(SCENES.keys() - FIRST.keys())][: count(len(SCENES), 6)]
 
 
-def observe(*words: str, within: float = 60) -> tuple[int, dict[str, Any]]:
-    """Exit code and answer of ``observe --json``."""
-    done = subprocess.run(
-        [*SAFEDLV, "observe", "--json", *words], capture_output=True, text=True, check=False, timeout=within
-    )
-    assert done.stderr == ""
-    answer: dict[str, Any] = json.loads(done.stdout)
-    assert answer["schema"] == "safedlv.observation/1"
-    assert done.returncode == EXIT_CODES[answer["verdict"]]
-    return done.returncode, answer
-
-
-def failed(answer: dict[str, Any]) -> straced.Failed:
-    """Name (with its request) and errno of the calls that two like runs have in common."""
-    calls = ((call["call"], call["request"], call["errno"]) for call in answer["calls"])
-    return Counter(
-        (f"{name}({request})" if request else name, error)
-        for name, request, error in calls
-        if straced.comparable(name, error)
-    )
-
-
-def first(answer: dict[str, Any]) -> tuple[str | None, str | None, str | None]:
-    at = answer["first"]
-    call = answer["calls"][at] if at is not None else {}
-    return call.get("call"), call.get("request"), call.get("errno")
-
-
 @pytest.mark.parametrize("name", COMPARED)
 def test_it_agrees_with_strace(
     name: str, everyones: Everyones, public_server: Path, newest_dlv: str, tmp_path: Path
 ) -> None:
     """The same calls failed with the same errnos as in a run under strace; and dlv said and ended the same."""
-    require(Path("/usr/bin/strace").exists(), "needs strace")
     scene = SCENES[name]
     with scene.stage(scene, everyones, public_server) as target:
         with tracer_of(scene, target, ["sleep", "600"]) as tracer:
-            _, answer = observe("--tracer", f"pid:{tracer.pid}", str(target.pid))
-            with read_context(tracer.pid) as context:
-                by_strace = straced.play(newest_dlv, context, target.pid, tmp_path / "log")
+            answer = agreed(newest_dlv, tmp_path / "log", str(target.pid), f"pid:{tracer.pid}")
         assert_unharmed(target.pid)
         target.check()
-    assert failed(answer) == by_strace.failed
-    assert outcome(answer) == (by_strace.code, by_strace.stderr)
     if name in FIRST:
         assert (answer["verdict"], *first(answer)) == FIRST[name]
         assert answer["on"] == "stand-in"
-
-
-def outcome(answer: dict[str, Any]) -> tuple[int, list[str]]:
-    """Exit code and stderr of dlv."""
-    return answer["dlv"]["exit_code"], straced.comparable_words(answer["dlv"]["stderr"])
 
 
 @pytest.mark.parametrize("name", ["another uid, no capability", "same uid, both without"])
@@ -113,21 +71,22 @@ def test_nothing_changes_by_being_watched(
     """dlv says and ends the same when nobody looks."""
     scene = SCENES[name]
     with scene.stage(scene, everyones, public_server) as target:
-        with tracer_of(scene, target, ["sleep", "600"]) as tracer, read_context(tracer.pid) as context:
-            unwatched = straced.play(newest_dlv, context, target.pid, None)
-            _, answer = observe("--tracer", f"pid:{tracer.pid}", str(target.pid))
+        with tracer_of(scene, target, ["sleep", "600"]) as tracer:
+            who = f"pid:{tracer.pid}"
+            unwatched = straced.play(newest_dlv, who, str(target.pid), None)
+            answer = observe("--tracer", who, str(target.pid))
         target.check()
     assert outcome(answer) == (unwatched.code, unwatched.stderr)
 
 
 def test_a_healthy_server(server: Server, dlv: str) -> None:
     """From where we stand: it works, on a stand-in and on the real one, and the harmless calls are hidden."""
-    _, answer = observe(str(server.pid))
+    answer = observe(str(server.pid))
     assert (answer["verdict"], answer["first"], answer["lacks"]) == ("works", None, [])
     assert answer["harmless"] == len(answer["calls"]) > 10
     assert answer["calls_made"] > 1000
     assert all(call["effect"] for call in answer["calls"])
-    _, answer = observe("--real", str(server.pid))
+    answer = observe("--real", str(server.pid))
     assert (answer["verdict"], answer["on"], answer["brought_home"]) == ("works", "real", None)
     assert_unharmed(server.pid)
     assert server.get().startswith("hello /you")
@@ -136,9 +95,9 @@ def test_a_healthy_server(server: Server, dlv: str) -> None:
 def test_a_target_stopped_by_job_control(server: Server) -> None:
     """It is stopped afterwards; its stand-in was stopped, too."""
     os.kill(server.pid, 19)
-    _, answer = observe(str(server.pid))
+    answer = observe(str(server.pid))
     assert answer["verdict"] == "works"
-    _, answer = observe("--real", str(server.pid))
+    answer = observe("--real", str(server.pid))
     assert answer["verdict"] == "works"
     assert_unharmed(server.pid, stopped=True)
     os.kill(server.pid, 18)
@@ -166,7 +125,7 @@ def test_dlv_refused_in_the_middle_leaves_a_real_target_running(
         scene = Scene({"seccomp": assemble([refusal], ARCH), "no_new_privs": True}, Truth())
         with scene.stage(scene, everyones, public_server) as target:
             with tracer_of(scene, target, ["sleep", "600"]) as tracer:
-                _, answer = observe("--real", "--tracer", f"pid:{tracer.pid}", str(target.pid))
+                answer = observe("--real", "--tracer", f"pid:{tracer.pid}", str(target.pid))
             assert answer["verdict"] == "fails"
             assert_unharmed(target.pid)
             target.check()
@@ -266,7 +225,7 @@ def test_a_target_that_has_no_name_there(everyones: Everyones, public_server: Pa
     scene = Scene({}, Truth())
     with scene.stage(scene, everyones, public_server) as target:
         with sandbox(Sandbox(namespaces=frozenset({"pid", "mnt"})), ["sleep", "60"]) as elsewhere:
-            _, answer = observe("--tracer", f"pid:{elsewhere.pid}", str(target.pid))
+            answer = observe("--tracer", f"pid:{elsewhere.pid}", str(target.pid))
         target.check()
     assert (answer["verdict"], answer["dlv"]["target_pid"], answer["calls"]) == ("hidden", None, [])
 
@@ -278,7 +237,7 @@ def test_in_namespaces_of_their_own(everyones: Everyones, public_server: Path, k
     with scene.stage(scene, everyones, public_server) as target:
         with tracer_of(scene, target, ["sleep", "60"]) as tracer:
             for flags in ((), ("--real",)):
-                _, answer = observe("--tracer", f"pid:{tracer.pid}", str(target.pid), *flags)
+                answer = observe("--tracer", f"pid:{tracer.pid}", str(target.pid), *flags)
                 assert answer["verdict"] == "works", answer
                 assert answer["dlv"]["target_pid"] < target.pid
         assert_unharmed(target.pid)
@@ -291,6 +250,6 @@ def test_where_dlv_cannot_be_executed(everyones: Everyones, public_server: Path)
     scene = Scene({}, Truth())
     with scene.stage(scene, everyones, public_server) as target:
         with sandbox(Sandbox(seccomp=assemble([Refuse(59, errno=13)], ARCH)), forever) as place:
-            _, answer = observe("--tracer", f"pid:{place.pid}", str(target.pid))
+            answer = observe("--tracer", f"pid:{place.pid}", str(target.pid))
         target.check()
     assert (answer["verdict"], first(answer)) == ("fails", ("execve", None, "EACCES"))
