@@ -51,8 +51,8 @@ _FREQUENT: Final = (signal.SIGCHLD, signal.SIGURG)
 """Signals that dlv's thread can do without: SIGCHLD comes with each stop of the target, and dlv waits with wait4;
 with SIGURG the Go runtime preempts a goroutine that runs for long (runtime/preempt.go: it can do so without)."""
 SAMPLE: Final = 0.002
-READY_WITHIN: Final = 0.5
-"""Seconds for a guard that was just started to seize dlv's thread."""
+READY_WITHIN: Final = 5.0
+"""Seconds for a guard that was just started to seize dlv's thread; one that may not says so at once."""
 LOOKS_EVERY: Final = 0.1
 """Seconds between two looks: at first, and at most."""
 LOOKED: Final = b"looked"
