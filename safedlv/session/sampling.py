@@ -215,14 +215,24 @@ def _throttling(where: Places) -> tuple[Throttling, ...] | Unknown:
 
 
 def _out_of_memory(where: Places) -> OutOfMemory | Unknown:
+    """Of the nearest level that counts memory: in v2 a cgroup need not, and what it uses is counted above."""
     if isinstance(where.memory, Unknown):
         return where.memory
-    level, v1 = where.memory[0], "memory" in where.membership
+    v1 = "memory" in where.membership
     name, out = ("memory.oom_control", b"under_oom") if v1 else ("memory.events", b"oom")
-    found = _flat(f"{level}/{name}")
+    level, found = _nearest(where.memory, name)
     if isinstance(found, Unknown):
         return OutOfMemory(0, 0, level) if _is_root(found, where.memory) else found
     return OutOfMemory(found.get(out, 0), found.get(b"oom_kill", 0), level)
+
+
+def _nearest(levels: Levels, name: str) -> tuple[str, Mapping[bytes, int] | Unknown]:
+    """A flat keyed file of the nearest level that has it, and that level; else what the first one answers."""
+    for level in levels:
+        found = _flat(f"{level}/{name}")
+        if not isinstance(found, Unknown) or found.errno != "ENOENT":
+            return level, found
+    return levels[0], Unknown("ENOENT", f"{levels[0]}/{name}")
 
 
 def _pressure(where: Places) -> Pressure | Unknown:
@@ -248,12 +258,18 @@ def _memory(where: Places) -> Memory | Unknown:
     if isinstance(where.memory, Unknown):
         return where.memory
     v1 = "memory" in where.membership
-    used, limit = cgroup.tightest(where.memory, LIMITS["memory", "v1" if v1 else "v2"])
+    files = LIMITS["memory", "v1" if v1 else "v2"]
+    used, limit = cgroup.tightest(where.memory, files)
     if isinstance(limit, Unknown):
         return limit
     if isinstance(used, Unknown):
         return Memory(0, None, 0) if _is_root(used, where.memory) else used
-    return Memory(used, limit, _hits(where.memory[0], v1=v1))
+    limited = (level for level in where.memory if _limit(f"{level}/{files.limit}") == limit)
+    return Memory(used, limit, _hits(next(limited, where.memory[0]), v1=v1))
+
+
+def _limit(path: str) -> int | Unknown | None:
+    return parsed(read_system(path), cgroup.parse_limit, path)
 
 
 def _hits(level: str, *, v1: bool) -> int:

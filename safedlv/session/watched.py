@@ -159,7 +159,7 @@ def _pairs(before: Pressure, now: Pressure) -> tuple[tuple[int, int], tuple[int,
 def _filled(before: Memory, now: Memory, _seconds: float) -> str:
     if now.limit is None or _share(now) < NEARLY_FULL or _share(before) >= NEARLY_FULL:
         return ""
-    hits = f", and it has come to the limit {now.hits} times" if now.hits else ""
+    hits = f", and it has come to the limit {now.hits} time{'s' * (now.hits > 1)}" if now.hits else ""
     return f"memory: {_mib(now)} MiB of its cgroup's limit are used{hits}"
 
 
@@ -264,13 +264,25 @@ class Story:
 
     def hear(self, sample: Sample) -> list[Line]:
         """The lines that a sample is worth."""
-        lines = [line for row in WATCHED for line in self._look(row, sample)]
+        lines: list[Line] = []
+        for row in WATCHED:
+            told = self._look(row, sample)
+            lines += told
+            if told and row.id == "cgroup":
+                self._begin_again()
         unseen = [row for row in WATCHED if row.id not in self.unknown and _is_unknown(sample, row)]
         self.unknown |= {row.id for row in unseen}
         if unseen:
             why = ", ".join(f"{row.called} ({_why(getattr(sample, row.fact))})" for row in unseen)
             lines.append(Line("unknown", f"not known from here: {why}"))
         return lines
+
+    def _begin_again(self) -> None:
+        """It is in another cgroup: what has a rate has another one there, and is told as in the beginning."""
+        for row in WATCHED:
+            if row.every:
+                self.compared.pop(row.id, None)
+                self.told.pop(row.id, None)
 
     def _look(self, row: Watched, sample: Sample) -> list[Line]:
         fact = getattr(sample, row.fact)
@@ -303,13 +315,21 @@ def summary(sample: Sample) -> str:
         words.append(f"{sample.threads} thread{'s' * (sample.threads != 1)}")
     if not isinstance(sample.tracer, Unknown):
         words.append(f"traced by {_name(sample.tracer)}" if sample.tracer.pid else "untraced")
-    if not isinstance(sample.memory, Unknown):
+    if not isinstance(sample.memory, Unknown) and sample.memory.used:  # the hierarchy's root counts none
         words.append(f"{_mib(sample.memory)} MiB of memory used in its cgroup")
     if not isinstance(sample.throttling, Unknown):
-        words.append("a CPU quota" if any(one.periods for one in sample.throttling) else "no CPU quota")
+        words.append(_throttled_so_far(sample.throttling))
     if not isinstance(sample.cgroup, Unknown):
         words.append(f"cgroup {printable(_main_path(sample.cgroup))}")
     return ", ".join(words)
+
+
+def _throttled_so_far(levels: tuple[Throttling, ...]) -> str:
+    """Whether there is a quota does not show in these numbers: one that nobody comes near counts no periods."""
+    worst = max(levels, key=lambda one: one.us, default=NO_QUOTA)
+    if not worst.throttled:
+        return "not throttled so far"
+    return f"throttled in {worst.throttled} of {worst.periods} CPU periods so far"
 
 
 def _main_path(cgroup: tuple[tuple[str, str], ...]) -> str:

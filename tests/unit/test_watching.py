@@ -72,7 +72,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "nearly full": (
         {"memory": Memory(500 * MIB, 512 * MIB, 7)},
-        "memory: 500 of 512 MiB of its cgroup's limit are used",
+        "memory: 500 of 512 MiB of its cgroup's limit are used, and it has come to the limit 7 times",
     ),
     "killed": ({"out_of_memory": OutOfMemory(1, 2)}, "the OOM killer has killed 2 processes of its cgroup"),
     "no memory left": ({"out_of_memory": OutOfMemory(1, 0)}, "its cgroup has no memory left"),
@@ -169,7 +169,12 @@ def test_unknown_is_said_once_and_is_no_change() -> None:
 
 
 def test_the_beginning_in_a_line() -> None:
-    assert summary(CALM) == "8 threads, untraced, 100 of 512 MiB of memory used in its cgroup, a CPU quota, cgroup /b"
+    used = "100 of 512 MiB of memory used in its cgroup"
+    assert summary(CALM) == f"8 threads, untraced, {used}, not throttled so far, cgroup /b"
+    throttled = after(0, throttling=(Throttling("/b", 100, 5, 5), Throttling("/", 0, 0, 0)))
+    assert "throttled in 5 of 100 CPU periods so far" in summary(throttled)
+    root: dict[str, Any] = {"throttling": (Throttling("/", 0, 0, 0),), "memory": Memory(0, None, 0)}
+    assert summary(evolve(CALM, **root)) == "8 threads, untraced, not throttled so far, cgroup /b"
     nothing: dict[str, Any] = {row.fact: Unknown("EACCES", "x") for row in WATCHED}
     assert summary(evolve(CALM, **nothing)) == ""
 
@@ -221,6 +226,20 @@ def test_another_cgroup_has_other_counts() -> None:
     assert told(CALM, other) == []
     (line,) = told(CALM, other, after(11, pressure=other.pressure, out_of_memory=OutOfMemory(9, 10, "/other")))
     assert line.text == "the OOM killer has killed 1 process of its cgroup"
+
+
+def test_in_another_cgroup_rates_begin_again() -> None:
+    """Throttling, pressure and a full memory are told there as soon as they can be, whatever was told before."""
+    short: dict[str, Any] = {"memory": Memory(500 * MIB, 512 * MIB, 1)}
+    before = [CALM, after(1, throttling=(Throttling("/b", 110, 5, 9),), **short)]
+    there = {"cgroup": (("", "/c"),), "pressure": Pressure(0, 0, "/c"), **short}
+    moved = after(2, throttling=(Throttling("/c", 7, 7, 7),), **there)
+    assert [line.about for line in told(*before)] == ["throttling", "memory"]
+    assert [line.about for line in told(*before, moved)] == ["cgroup", "memory"]
+    later = after(8, **{**there, "throttling": (Throttling("/c", 17, 9, 9),), "pressure": Pressure(5_000_000, 0, "/c")})
+    told_of = {line.about: line.text for line in told(*before, moved, later)}
+    assert "in 2 of 10 periods of the last 6 s" in told_of["throttling"]
+    assert "for 83% of the last 6 s" in told_of["pressure"]
 
 
 def test_names_of_debuggers() -> None:

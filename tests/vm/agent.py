@@ -48,7 +48,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     """One request; never raises."""
     try:
         if "doctor" in request:
-            return doctor(request["doctor"], here=request.get("here", False))
+            return command(["doctor", *request["doctor"]], here=request.get("here", False))
         if "tool" in request:
             return tool(request["tool"])
         child = subprocess.Popen(request["start"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -57,8 +57,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"error": traceback.format_exc()}
 
 
-def doctor(words: list[str], *, here: bool = False) -> dict[str, Any]:
-    """What ``safedlv doctor`` answers: its exit code, and both streams.
+def command(words: list[str], *, here: bool = False) -> dict[str, Any]:
+    """What ``safedlv WORDS`` answers: its exit code, and both streams.
 
     ``here``: in this process, for whom its children are descendants, as a shell's are for what it execs into.
     """
@@ -81,7 +81,7 @@ def _written_to(out: int, err: int, words: list[str]) -> int:
     os.dup2(out, 1)
     os.dup2(err, 2)
     try:
-        return cli.main(["doctor", *words])
+        return cli.main(words)
     except SystemExit as end:  # argparse
         return int(end.code or 0)
     finally:

@@ -1,6 +1,7 @@
 """Runs in the virtual machine, as root: makes the stages of /in/stages.json, plays every scene, prints a line of JSON
 for each. What is right is not decided here (tests/vm/scenes.py, tests/vm/test_lab.py). Before them, while the machine
-is quiet, come the sessions with hard cases (tests/vm/sessions.py).
+is quiet, come the sessions with hard cases (tests/vm/sessions.py); then the control groups, and beside them what is
+watched (tests/vm/watches.py) and observed (tests/vm/observations.py).
 
 A stage is a target, a tracer in its place, and perhaps something that is done to the target meanwhile. All of them
 are made at ptrace_scope 0; then the scopes are gone through upwards, since 3 stays until the machine is off. Two
@@ -14,12 +15,14 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.vm import agent, sessions
+from tests.vm import agent, observations, sessions, watches
 from tests.vm.stage import IMAGE, SECONDS, Stage, Target, Tracer, call
 
 SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
@@ -36,7 +39,9 @@ def main() -> None:
     prepare(spec["apparmor"])
     sessions.play_all(spec["sessions"], tell, set_scope)
     note("sessions", began)
-    control_groups(spec["control"])
+    watching = forked(lambda: watches.play_all(tell))
+    control_groups(spec["control"], spec["observe"])
+    os.waitpid(watching, 0)
     note("control groups", began)
     targets = {name: Target(name, one, number) for number, (name, one) in enumerate(spec["targets"].items())}
     at_once([target.start for target in targets.values() if not target.waits])
@@ -59,14 +64,30 @@ def main() -> None:
         note(f"scope {scope}", began)
 
 
-def control_groups(scopes: dict[str, int]) -> None:
-    """``safedlv control`` under each of Yama's scopes (by the name of its line)."""
+def control_groups(scopes: dict[str, int], observed: list[Spec]) -> None:
+    """``safedlv control`` under each of Yama's scopes (by the name of its line), and what is observed there."""
     for name, scope in scopes.items():
         set_scope(scope)
+        cases = [case for case in observed if case["scope"] == scope]
+        observing = forked(partial(observations.play_all, cases, tell))
         words = [sys.executable, "-m", "safedlv", "control", "--json", "--probe-timeout", "20"]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS * 3, check=False)
         tell({"scene": name, "code": done.returncode, "stdout": done.stdout, "stderr": done.stderr})
+        os.waitpid(observing, 0)
     set_scope(0)
+
+
+def forked(run: Callable[[], None]) -> int:
+    """A child that does it; its PID. To be called while there is but one thread."""
+    child = os.fork()
+    if child == 0:
+        try:
+            run()
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    return child
 
 
 def prepare(profiles: str) -> None:
@@ -99,18 +120,15 @@ def set_scope(scope: int) -> None:
 
 def play(stages: list[Stage], scope: int) -> None:
     """All scenes of one scope."""
-    workers = []
-    for share in shares(stages):
-        worker = os.fork()
-        if worker == 0:
-            for stage in share:
-                for scene in stage.spec["scenes"]:
-                    if scene["scope"] == scope:
-                        report(stage, scene)
-            os._exit(0)
-        workers.append(worker)
-    for worker in workers:
+    for worker in [forked(partial(_play, share, scope)) for share in shares(stages)]:
         os.waitpid(worker, 0)
+
+
+def _play(share: list[Stage], scope: int) -> None:
+    for stage in share:
+        for scene in stage.spec["scenes"]:
+            if scene["scope"] == scope:
+                report(stage, scene)
 
 
 def shares(stages: list[Stage]) -> list[list[Stage]]:

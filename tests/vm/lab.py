@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests import comparison
 from tests.support import ROOT
-from tests.vm import hard_cases, machine
+from tests.vm import hard_cases, machine, observe_cases
 from tests.vm.scenes import SCENES, Scene, for_the_guest
 
 HERE = Path(__file__).parent
@@ -22,6 +22,10 @@ export PYTHONPATH=/in/lib:/in SAFEDLV_DLV=/in/dlv
 exec python3 -m tests.vm.guest
 """
 SLOWNESS = 2  # of the emulated processor, in the time that is given to a tool
+SHARED = (
+    "clients.py", "live/groups.py", "live/observed.py", "live/straced.py", "live/watches.py", "scenes.py", "support.py",
+)  # fmt: skip
+"""What runs in the machine of those who share it with other tests."""
 TOGETHER = 2  # more causes at once are compared by the long run only, which costs a machine that is emulated less
 
 
@@ -58,9 +62,9 @@ def play(server: Path, dlv: Path) -> None:
     sessions = hard_cases.for_the_guest(hard_cases.cases())
     with machine.library() as library, tempfile.TemporaryDirectory(prefix="lab-") as made:
         stages = Path(made) / "stages.json"
-        stages.write_text(for_the_guest(compared(), tools, sessions))
+        stages.write_text(for_the_guest(compared(), tools, sessions, observe_cases.for_the_guest()))
         brought = {"lib": library, "tests/vm": HERE, "server": server, "dlv": dlv}
-        brought["tests/clients.py"] = ROOT / "tests/clients.py"
+        brought |= {f"tests/{name}": ROOT / "tests" / name for name in SHARED}
         outcome = machine.run({**brought, "stages.json": stages}, PROGRAM)
     found().write_text(outcome.stdout)
     explained().write_text(outcome.explained())

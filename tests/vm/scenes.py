@@ -515,10 +515,12 @@ CONTROL = {f"control group, scope {scope}": scope for scope in (0, 1, 2)}
 """Lines about ``safedlv control``, and Yama's scope for each."""
 
 
-def for_the_guest(compared: frozenset[str], tools: dict[str, list[str]], sessions: dict[str, Any]) -> str:
+def for_the_guest(
+    compared: frozenset[str], tools: dict[str, list[str]], sessions: dict[str, Any], observe: list[dict[str, Any]]
+) -> str:
     """What is to be played, as JSON. ``tools``: what starts each in the ``compared`` scenes, with ``{pid}`` in it.
 
-    ``sessions``: what tests/vm/hard_cases.py adds.
+    ``sessions``: what tests/vm/hard_cases.py adds; ``observe``: what tests/vm/observe_cases.py does.
     """
 
     def scenes(stage: Stage) -> list[dict[str, Any]]:
@@ -546,6 +548,5 @@ def for_the_guest(compared: frozenset[str], tools: dict[str, list[str]], session
         for stage in STAGES
     ]
     targets = {name: asdict(target) for name, target in TARGETS.items()}
-    return json.dumps(
-        {"control": CONTROL, "apparmor": APPARMOR, "targets": targets, "stages": stages, "sessions": sessions}
-    )
+    besides = {"control": CONTROL, "sessions": sessions, "observe": observe}
+    return json.dumps({"apparmor": APPARMOR, "targets": targets, "stages": stages, **besides})

@@ -215,7 +215,7 @@ class Stage:
         who, named = self.spec["who"], f"docker:{self.target.name}"
         if who == "pid":
             who, named = f"pid:{self.tracer.pid}", str(self.outer)
-        return agent.doctor(["--json", "--hold-limit", PATIENCE, "--tracer", who, named])
+        return agent.command(["doctor", "--json", "--hold-limit", PATIENCE, "--tracer", who, named])
 
     def _harm(self) -> str:
         """What is not as it should be, some time after; empty when all is well."""
