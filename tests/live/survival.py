@@ -47,9 +47,11 @@ class Worker:
 
     def results(self) -> tuple[int, int] | None:
         """How many results it has, and how many of them are wrong."""
-        lines = os.pread(self.said.fileno(), 1 << 20, max(0, os.fstat(self.said.fileno()).st_size - 256)).splitlines()
+        said = os.pread(self.said.fileno(), 1 << 20, max(0, os.fstat(self.said.fileno()).st_size - 256))
+        lines = said.rpartition(b"\n")[0].splitlines()  # the rest is being written
         pairs = [line.split() for line in lines[1:] or lines]
-        return next(((int(a), int(b)) for a, b in reversed(pairs) if a.isdigit() and b.isdigit()), None)
+        numbers = (list(map(int, pair)) for pair in reversed(pairs) if len(pair) == 2 and all(map(bytes.isdigit, pair)))
+        return next(((count, wrong) for count, wrong in numbers), None)
 
     def last_words(self) -> str:
         return os.pread(self.said.fileno(), 1 << 16, 0).decode("utf-8", "replace")[-1500:]
