@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -174,8 +175,21 @@ def join_steps(spec: Sandbox, namespace_fds: dict[str, int], tree: CgroupTree | 
         steps.append(Step(f"join the {kind} namespace", partial(confine.setns, namespace_fds[kind], kind)))
     if "mnt" in namespace_fds:
         # setns moves the working directory to the root of that namespace.
-        steps.append(Step("return to the working directory", partial(os.chdir, os.getcwd())))
+        steps.append(Step("return to the working directory", partial(_return_to, _working_directory())))
     return steps
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed, or one above it is closed to us
+        return "/"
+
+
+def _return_to(directory: str) -> None:
+    """Where it may not be entered, the root of the namespace has to do."""
+    with suppress(OSError):
+        os.chdir(directory)
 
 
 # ---------------------------------------------------------------- workload: Landlock, capabilities, ids, filter

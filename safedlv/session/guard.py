@@ -53,8 +53,12 @@ with SIGURG the Go runtime preempts a goroutine that runs for long (runtime/pree
 SAMPLE: Final = 0.002
 READY_WITHIN: Final = 5.0
 """Seconds for a guard that was just started to seize dlv's thread; one that may not says so at once."""
+SELDOM: Final = 0.01
+"""Seconds between two looks for dlv's thread: at first, and at most. Until it is seized dlv is not guarded."""
 LOOKS_EVERY: Final = 0.1
-"""Seconds between two looks: at first, and at most."""
+"""Seconds between two looks for safedlv, when the keeper was killed."""
+URGENT: Final = -10
+"""nice(2): the guard has little to do, and that at once."""
 LOOKED: Final = b"looked"
 """What the keeper says when it has taken note of a target."""
 LOOKED_WITHIN: Final = 10.0
@@ -143,6 +147,8 @@ def start(dlv: int, pidfd: int, target: Target, tell: int) -> int:
 def _watch(guard: Guard, keeper: int) -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)  # it ends when dlv does
+    with suppress(OSError):  # it takes privilege
+        os.setpriority(os.PRIO_PROCESS, 0, URGENT)
     if MACHINE is None:
         _say(guard.tell, OFF, f"it is not made for {os.uname().machine}")
         return
@@ -230,7 +236,7 @@ class Guard:
             tid = self._tracer()
             if tid and self._seize(tid):
                 died = self._follow(tid)
-            pause = min(pause * 1.01, LOOKS_EVERY)  # to begin with often: it attaches when it has started
+            pause = min(pause * 1.01, SELDOM)  # to begin with often: it attaches when it has started
         self._rescued(lambda: rescue_late(self.target) if needs_rescue(self.target, died=died) else "")
 
     def _tracer(self) -> int:

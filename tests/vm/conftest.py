@@ -19,6 +19,8 @@ from tests.vm import machine
 
 Found = dict[str, Any]
 PLAYING = pytest.StashKey["Playing"]()
+collect_ignore = [] if vm_lab.LONG else ["test_observe.py", "test_watch.py"]
+"""What the long run alone plays: it takes a busy machine that is emulated too long."""
 POLITE = 10  # nice(2): the tests that run meanwhile come first
 
 

@@ -39,9 +39,10 @@ def main() -> None:
     prepare(spec["apparmor"])
     sessions.play_all(spec["sessions"], tell, set_scope)
     note("sessions", began)
-    watching = forked(lambda: watches.play_all(tell))
+    watching = forked(lambda: watches.play_all(tell)) if spec["long"] else 0
     control_groups(spec["control"], spec["observe"])
-    os.waitpid(watching, 0)
+    if watching:
+        os.waitpid(watching, 0)
     note("control groups", began)
     targets = {name: Target(name, one, number) for number, (name, one) in enumerate(spec["targets"].items())}
     at_once([target.start for target in targets.values() if not target.waits])
@@ -69,11 +70,12 @@ def control_groups(scopes: dict[str, int], observed: list[Spec]) -> None:
     for name, scope in scopes.items():
         set_scope(scope)
         cases = [case for case in observed if case["scope"] == scope]
-        observing = forked(partial(observations.play_all, cases, tell))
+        observing = forked(partial(observations.play_all, cases, tell)) if cases else 0
         words = [sys.executable, "-m", "safedlv", "control", "--json", "--probe-timeout", "20"]
         done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS * 3, check=False)
         tell({"scene": name, "code": done.returncode, "stdout": done.stdout, "stderr": done.stderr})
-        os.waitpid(observing, 0)
+        if observing:
+            os.waitpid(observing, 0)
     set_scope(0)
 
 

@@ -22,6 +22,7 @@ export PYTHONPATH=/in/lib:/in SAFEDLV_DLV=/in/dlv
 exec python3 -m tests.vm.guest
 """
 SLOWNESS = 2  # of the emulated processor, in the time that is given to a tool
+LONG = "SAFEDLV_LONG" in os.environ
 SHARED = (
     "clients.py", "live/groups.py", "live/observed.py", "live/straced.py", "live/watches.py", "scenes.py", "support.py",
 )  # fmt: skip
@@ -43,7 +44,7 @@ def compared() -> frozenset[str]:
     """The scenes in which other tools are asked as well: a few of each kind."""
 
     def causes_of(scene: Scene) -> frozenset[str]:
-        few = len(scene.known.causes) <= TOGETHER or "SAFEDLV_LONG" in os.environ
+        few = len(scene.known.causes) <= TOGETHER or LONG
         return scene.known.causes if scene.stage.compared and few else frozenset()
 
     return comparison.chosen(SCENES, causes_of)
@@ -62,7 +63,9 @@ def play(server: Path, dlv: Path) -> None:
     sessions = hard_cases.for_the_guest(hard_cases.cases())
     with machine.library() as library, tempfile.TemporaryDirectory(prefix="lab-") as made:
         stages = Path(made) / "stages.json"
-        stages.write_text(for_the_guest(compared(), tools, sessions, observe_cases.for_the_guest()))
+        stages.write_text(
+            for_the_guest(compared(), tools, sessions, observe_cases.for_the_guest() if LONG else [], LONG)
+        )
         brought = {"lib": library, "tests/vm": HERE, "server": server, "dlv": dlv}
         brought |= {f"tests/{name}": ROOT / "tests" / name for name in SHARED}
         outcome = machine.run({**brought, "stages.json": stages}, PROGRAM)

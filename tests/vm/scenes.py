@@ -516,11 +516,16 @@ CONTROL = {f"control group, scope {scope}": scope for scope in (0, 1, 2)}
 
 
 def for_the_guest(
-    compared: frozenset[str], tools: dict[str, list[str]], sessions: dict[str, Any], observe: list[dict[str, Any]]
+    compared: frozenset[str],
+    tools: dict[str, list[str]],
+    sessions: dict[str, Any],
+    observe: list[dict[str, Any]],
+    long: bool,
 ) -> str:
     """What is to be played, as JSON. ``tools``: what starts each in the ``compared`` scenes, with ``{pid}`` in it.
 
     ``sessions``: what tests/vm/hard_cases.py adds; ``observe``: what tests/vm/observe_cases.py does.
+    ``long``: with what is watched, too.
     """
 
     def scenes(stage: Stage) -> list[dict[str, Any]]:
@@ -548,5 +553,5 @@ def for_the_guest(
         for stage in STAGES
     ]
     targets = {name: asdict(target) for name, target in TARGETS.items()}
-    besides = {"control": CONTROL, "sessions": sessions, "observe": observe}
+    besides = {"control": CONTROL, "sessions": sessions, "observe": observe, "long": long}
     return json.dumps({"apparmor": APPARMOR, "targets": targets, "stages": stages, **besides})
