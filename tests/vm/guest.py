@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -72,11 +73,24 @@ def control_groups(scopes: dict[str, int], observed: list[Spec]) -> None:
         cases = [case for case in observed if case["scope"] == scope]
         observing = forked(partial(observations.play_all, cases, tell)) if cases else 0
         words = [sys.executable, "-m", "safedlv", "control", "--json", "--probe-timeout", "20"]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS * 3, check=False)
-        tell({"scene": name, "code": done.returncode, "stdout": done.stdout, "stderr": done.stderr})
+        tell({"scene": name, **said_by(words)})
         if observing:
             os.waitpid(observing, 0)
     set_scope(0)
+
+
+def said_by(words: list[str]) -> Spec:
+    """What a program says, in files: nobody waits for those who keep a pipe open when it is killed."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(words, stdout=out, stderr=err)
+        try:
+            process.wait(SECONDS * 3)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        out.seek(0)
+        err.seek(0)
+        return {"code": process.returncode, "stdout": out.read(), "stderr": err.read()}
 
 
 def forked(run: Callable[[], None]) -> int:
