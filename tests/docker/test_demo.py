@@ -17,7 +17,7 @@ import pytest
 
 from tests.docker.conftest import Engine
 from tests.live.test_demo import Stage, interrupted, left, python_for_everyone, quick
-from tests.support import go_tool, new_dlv, require
+from tests.support import count, go_tool, new_dlv, require
 
 SAFEDLV = """\
 #!/bin/sh
@@ -146,7 +146,8 @@ def at_a_terminal(stage: Stage, question: str, answer: str) -> str:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("line", ["$ docker port", "(dlv) print v.Path"])
+@pytest.mark.long
+@pytest.mark.parametrize("line", ["$ docker port", "(dlv) print v.Path"][: count(2)])
 def test_interrupted(stage: Stage, line: str) -> None:
     before = ours()
     quick(with_engine(stage))
