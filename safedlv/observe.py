@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from safedlv import delegate, target
 from safedlv.errors import SafedlvError, UsageError, printable
@@ -65,18 +66,12 @@ def look(text: str, dlv: str, who: str | None, *, real: bool) -> Observation:
     found = target.resolve(text)
     _check(found, real=real)
     who = who or ("container" if found.container and os.geteuid() == 0 else "self")
-    with ExitStack() as undo:
-        undo.callback(found.close)
-        context = context_of(who, found)
-        if context is not None:
-            undo.enter_context(context)
-        stand_in = None if real else make(found)
-        if stand_in is not None:
-            undo.callback(stand_in.close)
-        record = observed(place_of(dlv, context, found, stand_in))
-        place = "safedlv" if context is None else context.who
+    with placed(dlv, who, found, real=real) as (place, stand_in):
+        record = observed(place)
+        context = place.context
+        where = "safedlv" if context is None else context.who
         limits = [] if context is None or _same_cgroup(context.source) else [NO_LIMITS]
-    return _observation(found, (who, place), record, stand_in, limits)
+    return _observation(found, (who, where), record, stand_in, limits)
 
 
 def _same_cgroup(pid: int) -> bool:
@@ -101,8 +96,21 @@ def _check(found: Found, *, real: bool) -> None:
         )
 
 
-def place_of(dlv: str, context: Context | None, found: Found, stand_in: StandIn | None) -> Place:
-    """Where dlv stands, and whom it attaches to."""
+@contextmanager
+def placed(dlv: str, who: str, found: Found, *, real: bool) -> Iterator[tuple[Place, StandIn | None]]:
+    """Where dlv stands and whom it attaches to, and the stand-in unless it is the ``real`` one; ``found`` is closed."""
+    with ExitStack() as undo:
+        undo.callback(found.close)
+        context = context_of(who, found)
+        if context is not None:
+            undo.enter_context(context)
+        stand_in = None if real else make(found)
+        if stand_in is not None:
+            undo.callback(stand_in.close)
+        yield _place(dlv, context, found, stand_in), stand_in
+
+
+def _place(dlv: str, context: Context | None, found: Found, stand_in: StandIn | None) -> Place:
     return Place(
         dlv=dlv,
         unix=listens_on_unix(delegate.version_of(dlv)),

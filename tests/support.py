@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
+LONG = bool(os.environ.get("SAFEDLV_LONG"))
+"""Every trial at its full count."""
 SAFEDLV = [sys.executable, "-m", "safedlv"]
 SIGSTOP_BIT = 1 << (signal.SIGSTOP - 1)
 T = TypeVar("T")
@@ -34,7 +36,7 @@ def require(ok: object, reason: str) -> None:
 
 def count(full: int, short: int = 0) -> int:
     """How often a long trial runs: in full by ``make test-long``, else at a tenth, or ``short`` where given."""
-    return full if os.environ.get("SAFEDLV_LONG") else short or max(full // 10, 1)
+    return full if LONG else short or max(full // 10, 1)
 
 
 def answer_of(*words: str, environment: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:

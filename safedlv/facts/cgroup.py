@@ -295,12 +295,17 @@ def _limit(found: _Hierarchies, what: str) -> tuple[int | Unknown, int | Unknown
 
 
 def tightest(where: Levels, files: Files) -> tuple[int | Unknown, int | Unknown | None]:
-    """Use and limit at the level with the least room left; where no level has a limit, the nearest use and None.
+    """Use and limit at the level with the least room left; where no level has a limit, the nearest use and None."""
+    return tightest_at(where, files)[1:]
+
+
+def tightest_at(where: Levels, files: Files) -> tuple[str, int | Unknown, int | Unknown | None]:
+    """The same, and before it that level; the nearest one where none has a limit that is known.
 
     A level without the file has no such limit (the root, or a controller that is not enabled there). A level that
     cannot be read makes the answer unknown only where no other level has a limit.
     """
-    limited: list[tuple[int, int, int]] = []
+    limited: list[tuple[int, int, int, str]] = []
     unreadable: tuple[int | Unknown, int | Unknown] | None = None
     for level in where:
         limit = _number(level, files.limit)
@@ -308,13 +313,13 @@ def tightest(where: Levels, files: Files) -> tuple[int | Unknown, int | Unknown 
             continue
         current = _in_use(level, files)
         if isinstance(limit, int) and isinstance(current, int):
-            limited.append((limit - current, current, limit))
+            limited.append((limit - current, current, limit, level))
         elif unreadable is None:
             unreadable = (Unknown("EINVAL", level) if current is None else current, limit)
     if limited:
-        _, current, limit = min(limited)
-        return current, limit
-    return unreadable or (_nearest_use(where, files.current), None)
+        _, current, limit, level = min(limited, key=lambda one: one[:3])
+        return level, current, limit
+    return where[0], *(unreadable or (_nearest_use(where, files.current), None))
 
 
 def _nearest_use(where: Levels, name: str) -> int | Unknown:

@@ -62,7 +62,7 @@ URGENT: Final = -10
 LOOKED: Final = b"looked"
 """What the keeper says when it has taken note of a target."""
 LOOKED_WITHIN: Final = 10.0
-"""Seconds for that; nobody else takes long to say nothing."""
+"""Seconds for that; a keeper that was killed while its guard lives never says it."""
 OFF, SAVED, LOST = b"off", b"saved", b"lost"
 """What the guard says, the first word of a line: it cannot watch, and why; dlv died, and what was done then."""
 

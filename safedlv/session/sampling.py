@@ -258,18 +258,12 @@ def _memory(where: Places) -> Memory | Unknown:
     if isinstance(where.memory, Unknown):
         return where.memory
     v1 = "memory" in where.membership
-    files = LIMITS["memory", "v1" if v1 else "v2"]
-    used, limit = cgroup.tightest(where.memory, files)
+    level, used, limit = cgroup.tightest_at(where.memory, LIMITS["memory", "v1" if v1 else "v2"])
     if isinstance(limit, Unknown):
         return limit
     if isinstance(used, Unknown):
         return Memory(0, None, 0) if _is_root(used, where.memory) else used
-    limited = (level for level in where.memory if _limit(f"{level}/{files.limit}") == limit)
-    return Memory(used, limit, _hits(next(limited, where.memory[0]), v1=v1))
-
-
-def _limit(path: str) -> int | Unknown | None:
-    return parsed(read_system(path), cgroup.parse_limit, path)
+    return Memory(used, limit, _hits(level, v1=v1))
 
 
 def _hits(level: str, *, v1: bool) -> int:

@@ -15,7 +15,7 @@ from tests.docker.stand import archive
 from tests.docker.test_doctor import CASES, NONE, played
 from tests.everyone import Everyones
 from tests.live.test_control import INGREDIENTS
-from tests.support import answer_of, assert_unharmed, require
+from tests.support import LONG, answer_of, assert_unharmed, require
 
 OFTEN = {
     "default",
@@ -24,7 +24,7 @@ OFTEN = {
     "a profile against SETOPTIONS",
     "a profile, and another user",
 }
-PLAYED = [name for name in CASES if name in OFTEN or os.environ.get("SAFEDLV_LONG")]
+PLAYED = [name for name in CASES if name in OFTEN or LONG]
 
 
 @pytest.fixture(autouse=True)

@@ -20,12 +20,10 @@ from pathlib import Path
 from attrs import frozen
 
 from safedlv import target
-from safedlv.observe import place_of
+from safedlv.observe import placed
 from safedlv.observing.conversation import Conversation
 from safedlv.observing.delve import Delve
-from safedlv.observing.stand_in import make
 from safedlv.observing.standing import Standing
-from safedlv.standpoint import context_of
 from tests.support import status, wait_until
 
 SECONDS = 30.0
@@ -84,15 +82,7 @@ def play(dlv: str, who: str, text: str, log: Path | None, *, real: bool = False)
     ``real``: with the target itself, which has nobody here who would bring it home if dlv died.
     """
     found = target.resolve(text)
-    with ExitStack() as undo:
-        undo.callback(found.close)
-        context = context_of(who, found)
-        if context is not None:
-            undo.enter_context(context)
-        stand_in = None if real else make(found)
-        if stand_in is not None:
-            undo.callback(stand_in.close)
-        place = place_of(dlv, context, found, stand_in)
+    with placed(dlv, who, found, real=real) as (place, _), ExitStack() as undo:
         delve = Delve(place, undo)
         delve.make_directory()
         undo.callback(shutil.rmtree, delve.directory)

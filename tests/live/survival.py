@@ -51,7 +51,7 @@ class Worker:
         lines = said.rpartition(b"\n")[0].splitlines()  # the rest is being written
         pairs = [line.split() for line in lines[1:] or lines]
         numbers = (list(map(int, pair)) for pair in reversed(pairs) if len(pair) == 2 and all(map(bytes.isdigit, pair)))
-        return next(((count, wrong) for count, wrong in numbers), None)
+        return next(((results, wrong) for results, wrong in numbers), None)
 
     def last_words(self) -> str:
         return os.pread(self.said.fileno(), 1 << 16, 0).decode("utf-8", "replace")[-1500:]

@@ -26,7 +26,7 @@ from tests.live.sandboxes import ARCH, SLEEP, cgroups_of
 from tests.live.stages import AS_1000, Scene, as_the_tracer, staged, tracer_of
 from tests.live.test_doctor import assert_fit_for_a_terminal, boxed
 from tests.scenes import DEGRADING
-from tests.support import assert_unharmed, count, old_dlv, require, wait_until
+from tests.support import LONG, assert_unharmed, count, old_dlv, require, wait_until
 
 SECONDS = 60
 INGREDIENTS = {
@@ -93,7 +93,7 @@ def played(name: str, scene: Scene, everyones: Everyones, server: Path) -> Docum
 
 
 @pytest.mark.usefixtures("as_root")
-@pytest.mark.parametrize("name", sorted(SCENES if os.environ.get("SAFEDLV_LONG") else ONE_EACH))
+@pytest.mark.parametrize("name", sorted(SCENES if LONG else ONE_EACH))
 def test_exactly_the_ingredients_that_refuse(name: str, everyones: Everyones, public_server: Path) -> None:
     """What is named is what the scene is known to be refused by: one or several, or nothing."""
     answer = played(name, SCENES[name], everyones, public_server)

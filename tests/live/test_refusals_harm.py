@@ -22,14 +22,14 @@ from safedlv.seccomp.program import Refuse, assemble
 from tests.everyone import Everyones
 from tests.live.sandboxes import ARCH, forever
 from tests.live.test_doctor import Boxed, assert_serves, boxed
-from tests.support import require, status
+from tests.support import LONG, require, status
 
 CALLS = [
     "clock_nanosleep", "close", "exit_group", "fcntl", "getdents64", "getpid", "getppid", "kill", "lseek", "mmap",
     "munmap", "newfstatat", "openat", "pidfd_open", "poll", "pread64", "process_vm_readv", "ptrace", "read",
     "sched_yield", "setsid", "tgkill", "wait4", "waitid", "write",
 ]  # fmt: skip
-ACTIONS = ["errno", "kill_process"] if os.environ.get("SAFEDLV_LONG") else ["errno"]
+ACTIONS = ["errno", "kill_process"] if LONG else ["errno"]
 SECONDS = 20
 WORDS = ("doctor", "--json", "--probe-timeout", "0.5")
 NUMBERS: dict[str, int] = {}

@@ -16,11 +16,10 @@ from attrs import evolve
 from tests.clients import JsonRpc
 from tests.live import survival
 from tests.live.survival import ROWS, Row, Session, Worker, trial
-from tests.support import assert_unharmed, build_go, count, our_directories, our_processes, status, wait_until
+from tests.support import LONG, assert_unharmed, build_go, count, our_directories, our_processes, status, wait_until
 
 PROGRAM = Path(__file__).parent / "programs" / "worker"
 AT_ONCE = 4
-LONG = bool(os.environ.get("SAFEDLV_LONG"))
 HOT = next(row for row in ROWS if "conditional" in row.name)
 
 

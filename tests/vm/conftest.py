@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests.support import ROOT, build_go, new_dlv, require
+from tests.support import LONG, ROOT, build_go, new_dlv, require
 from tests.vm import lab as vm_lab
 from tests.vm import machine
 
 Found = dict[str, Any]
 PLAYING = pytest.StashKey["Playing"]()
-collect_ignore = [] if vm_lab.LONG else ["test_observe.py", "test_watch.py"]
+collect_ignore = [] if LONG else ["test_observe.py", "test_watch.py"]
 """What the long run alone plays: it takes a busy machine that is emulated too long."""
 POLITE = 10  # nice(2): the tests that run meanwhile come first
 

@@ -6,12 +6,12 @@ by the long one. Where there can be no session the sentence that safedlv ends wi
 
 from __future__ import annotations
 
-import os
 from typing import Any, Final
 
 from attrs import evolve, field, frozen
 
 from tests.docker.sidecars import SERVER, line_of
+from tests.support import LONG
 from tests.vm.places import apparmor, seccomp
 
 SIDECAR, SWAP = "sidecar", "swap"
@@ -108,7 +108,7 @@ def cases() -> tuple[Case, ...]:
     pairs = [(box, label) for box in BOXES for label in LABELS] + [("default", label) for label in REFUSING]
     every = [Case(*pair, scope, via) for pair in pairs for scope in SCOPES for via in (SIDECAR, SWAP)]
     every = [case for case in every if (case.label, case.via) != ("a profile for one program", SWAP)]
-    return tuple(case for case in every if "SAFEDLV_LONG" in os.environ or case in OFTEN)
+    return tuple(case for case in every if LONG or case in OFTEN)
 
 
 OFTEN: Final = (

@@ -6,13 +6,12 @@ machine's image (``last.jsonl``, and what the machine said in ``last.log``).
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 from tests import comparison
-from tests.support import ROOT
+from tests.support import LONG, ROOT
 from tests.vm import hard_cases, machine, observe_cases
 from tests.vm.scenes import SCENES, Scene, for_the_guest
 
@@ -22,7 +21,6 @@ export PYTHONPATH=/in/lib:/in SAFEDLV_DLV=/in/dlv
 exec python3 -m tests.vm.guest
 """
 SLOWNESS = 2  # of the emulated processor, in the time that is given to a tool
-LONG = "SAFEDLV_LONG" in os.environ
 SHARED = (
     "clients.py", "live/groups.py", "live/observed.py", "live/straced.py", "live/watches.py", "scenes.py", "support.py",
 )  # fmt: skip

@@ -22,10 +22,12 @@ from pathlib import Path
 
 from attrs import frozen
 
+from tests.support import LONG
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 RECIPE = Path(__file__).parent / "image.sh"
 QEMU = "qemu-system-x86_64"
-SECONDS = 3000.0 if "SAFEDLV_LONG" in os.environ else 1500.0
+SECONDS = 3000.0 if LONG else 1500.0
 TAIL = 4000  # characters of a console that are shown
 SBIN = ":/usr/sbin:/sbin"  # where Debian has debootstrap
 PURE = shutil.ignore_patterns("__pycache__", "*.so", "*.pyc")  # whatever Python this is, the machine's can run it

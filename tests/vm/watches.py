@@ -115,23 +115,28 @@ class Watched:
 Play = Callable[[Path], Spec]
 
 
+def squeeze(limited: Group, inner: Group, target: subprocess.Popen[bytes], watched: Watched) -> None:
+    """Freeze and thaw a cgroup, throttle it, have its memory nearly full. ``inner``: the target's own, it or below."""
+    limited.set(cgroup_freeze="1")
+    watched.until("frozen")
+    limited.set(cgroup_freeze="0")
+    watched.until("frozen", 2)
+    limited.set(cpu_max=PERIOD)
+    busy = inner.start(*BUSY)
+    watched.until("throttling")
+    limited.set(cpu_max="max")
+    busy.kill()
+    limited.set(memory_max=str(FEW))
+    grow(target, NEARLY)
+    watched.until("memory")
+
+
 def its_own_cgroup(directory: Path) -> Spec:
     """Frozen and thawed; throttled; memory nearly full; another process of it killed; then itself."""
     with group("watch-own") as own:
         target = own.start(sys.executable, "-S", "-c", GROWS)
         watched = Watched(target.pid, directory)
-        own.set(cgroup_freeze="1")
-        watched.until("frozen")
-        own.set(cgroup_freeze="0")
-        watched.until("frozen", 2)
-        own.set(cpu_max=PERIOD)
-        busy = own.start(*BUSY)
-        watched.until("throttling")
-        own.set(cpu_max="max")
-        busy.kill()
-        own.set(memory_max=str(FEW))
-        grow(target, NEARLY)
-        watched.until("memory")
+        squeeze(own, own, target, watched)
         eat(own.path, first=True).wait()
         watched.until("oom")
         target.stdin.write(b"24\n")  # type: ignore[union-attr]
@@ -143,18 +148,7 @@ def below_what_is_limited(directory: Path) -> Spec:
     with group("watch-above") as above, group("inner", above.path) as inner:
         target = inner.start(sys.executable, "-S", "-c", GROWS)
         watched = Watched(target.pid, directory)
-        above.set(cgroup_freeze="1")
-        watched.until("frozen")
-        above.set(cgroup_freeze="0")
-        watched.until("frozen", 2)
-        above.set(cpu_max=PERIOD)
-        busy = inner.start(*BUSY)
-        watched.until("throttling")
-        above.set(cpu_max="max")
-        busy.kill()
-        above.set(memory_max=str(FEW))
-        grow(target, NEARLY)
-        watched.until("memory")
+        squeeze(above, inner, target, watched)
         target.stdin.write(b"24\n")  # type: ignore[union-attr]
         return watched.end()
 
