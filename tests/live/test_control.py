@@ -171,6 +171,15 @@ def test_as_an_ordinary_user(everyones: Everyones) -> None:
 
 
 @pytest.mark.usefixtures("as_root")
+def test_in_a_directory_that_is_closed_to_the_user(
+    everyones: Everyones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.chdir(tmp_path)
+    assert control(as_user(asked(everyones, dlv=False)))["verdict"] == "works"
+
+
+@pytest.mark.usefixtures("as_root")
 def test_what_an_ordinary_user_cannot_take_on(everyones: Everyones) -> None:
     """Another user's ids: not tried, and so undetermined, with the reason."""
     with start(Sandbox(uid=2000, gid=2000, groups=()), SLEEP) as target:
