@@ -359,6 +359,9 @@ class Proxy:
                 self._attach_answered(success=head.success)
         elif head.name == "stopped":
             self.stopped_once = self.stopped_once or say.ON_ENTRY not in data
+        elif head.name == "initialized" and self.upstream.dlv is not None:  # now the client sets its breakpoints
+            if words := self.upstream.dlv.until_guarded():
+                self.voice.console(f"safedlv: {words}")
         elif head.name == "terminated":
             self.terminated = True
             return self._hold(data) if self.state == LEFT and whole else data

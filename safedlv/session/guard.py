@@ -63,8 +63,9 @@ LOOKED: Final = b"looked"
 """What the keeper says when it has taken note of a target."""
 LOOKED_WITHIN: Final = 10.0
 """Seconds for that; a keeper that was killed while its guard lives never says it."""
-OFF, SAVED, LOST = b"off", b"saved", b"lost"
-"""What the guard says, the first word of a line: it cannot watch, and why; dlv died, and what was done then."""
+ON, OFF, SAVED, LOST = b"on", b"off", b"saved", b"lost"
+"""What the guard says, the first word of a line: it watches; it cannot, and why; dlv died, and what was done then.
+The keeper says that it is off, without a reason, where there is none to be."""
 
 
 class Guarding:
@@ -89,14 +90,18 @@ class Guarding:
     def keep_up(self, lifeline: socket.socket, dlv: int, dlv_pidfd: int) -> None:
         """See to it that dlv is guarded, until something comes on the lifeline."""
         while not self.off and self.target is not None and dlv_pidfd != -1:
-            if not self.pid:
-                self._start(dlv, dlv_pidfd, self.target)
+            self.begin(dlv, dlv_pidfd)
             poll = select.poll()
             poll.register(lifeline, select.POLLIN)
             poll.register(self.pidfd, select.POLLIN)
             if self.pidfd not in (fd for fd, _ in poll.poll()):
                 return
             self.off = self.wait() == 0  # it has ended by itself: dlv has, or cannot be guarded
+
+    def begin(self, dlv: int, dlv_pidfd: int) -> None:
+        """Have a guard look out for the moment when dlv attaches; returns when it does."""
+        if not self.pid and self.target is not None and dlv_pidfd != -1:
+            self._start(dlv, dlv_pidfd, self.target)
 
     def watches(self, dlv: int, dlv_pidfd: int) -> bool:
         """Whether dlv is guarded; one that was killed a moment ago is replaced, and a new one is given the time."""
@@ -128,23 +133,30 @@ class Guarding:
 
 
 def start(dlv: int, pidfd: int, target: Target, tell: int) -> int:
-    """Fork the guard of process ``dlv``, which we may trace; its PID. ``pidfd``: dlv's, which may have ended already.
-    ``tell``: a socket for what the guard has to say.
+    """Fork the guard of process ``dlv``, which we may trace; its PID, when it has begun to look.
+
+    ``pidfd``: dlv's, which may have ended already. ``tell``: a socket for what the guard has to say.
     """
-    keeper = os.getpid()
+    keeper, (begun, looks) = os.getpid(), os.pipe()
     pid = os.fork()
     if pid:
+        os.close(looks)
+        os.read(begun, 1)
+        os.close(begun)
         return pid
     try:
         os.setsid()
-        keep_open(0, 1, 2, tell, pidfd, target.pidfd, target.procdir)
-        _watch(Guard(dlv, pidfd, target, tell), keeper)
+        keep_open(0, 1, 2, tell, pidfd, target.pidfd, target.procdir, looks)
+        _watch(Guard(dlv, pidfd, target, tell), keeper, looks)
     finally:
         os._exit(0)
     raise AssertionError  # never reached
 
 
-def _watch(guard: Guard, keeper: int) -> None:
+def _watch(guard: Guard, keeper: int, looks: int) -> None:
+    """``looks``: closed when all is ready. Python takes milliseconds for that, in which dlv would have a processor less
+    for its attach: it sleeps for 200 ms where the target's first stop does not come at once (pkg/proc/native: wait).
+    """
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)  # it ends when dlv does
     with suppress(OSError):  # it takes privilege
@@ -154,6 +166,7 @@ def _watch(guard: Guard, keeper: int) -> None:
         return
     try:
         _stand_in(guard.dlv, guard.tell, keeper)
+        os.close(looks)
         guard.run()
     except OSError as error:
         _say(guard.tell, OFF, f"it may not watch dlv: {error.strerror}")
@@ -203,6 +216,26 @@ def until_looked(lifeline: socket.socket) -> list[bytes]:
     return said
 
 
+def until_settled(lifeline: socket.socket, dlv_pidfd: int) -> tuple[bool, list[bytes]]:
+    """Wait until the guard watches, or it is known that there will be none, or dlv has ended.
+
+    Whether one of these came within READY_WITHIN, and what guards have said meanwhile.
+    """
+    said: list[bytes] = []
+    poll = select.poll()
+    poll.register(lifeline, select.POLLIN)
+    poll.register(dlv_pidfd, select.POLLIN)
+    deadline = time.monotonic() + READY_WITHIN
+    while ready := poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        if lifeline.fileno() not in (fd for fd, _ in ready):
+            return True, said
+        data = lifeline.recv(512)
+        said.append(data)
+        if not data or data.startswith((ON, OFF)):
+            return True, said
+    return False, said
+
+
 def told(lifeline: socket.socket, said: list[bytes], *, asked: bool) -> list[str]:
     """What guards have said and say, in sentences; ``asked``: dlv's end is of our own making, which needs none."""
     said = list(said)
@@ -218,7 +251,7 @@ def _sentence(data: bytes, *, asked: bool) -> str:
         return f"dlv died; its target was brought home and runs on ({printable(text)})"
     if word == LOST.decode():
         return f"dlv died, and its target may still have its breakpoints: {printable(text)}"
-    if word == OFF.decode() and not asked:
+    if word == OFF.decode() and text and not asked:
         return f"dlv was not guarded: {printable(text)}"
     return ""
 
@@ -235,6 +268,7 @@ class Guard:
         while not ended(self.pidfd, pause):
             tid = self._tracer()
             if tid and self._seize(tid):
+                _say(self.tell, ON, "")
                 died = self._follow(tid)
             pause = min(pause * 1.01, SELDOM)  # to begin with often: it attaches when it has started
         self._rescued(lambda: rescue_late(self.target) if needs_rescue(self.target, died=died) else "")
@@ -242,7 +276,7 @@ class Guard:
     def _tracer(self) -> int:
         """The thread of dlv that traces the target; 0 while there is none. dlv begins with the target's leader."""
         tid = tracer_of(self.target.pid)
-        return tid if tid in listed(self.dlv) else 0
+        return tid if tid and tid in listed(self.dlv) else 0
 
     def _seize(self, tid: int) -> bool:
         try:

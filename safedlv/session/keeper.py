@@ -27,7 +27,7 @@ import time
 from safedlv.linux.descriptors import keep_open
 from safedlv.linux.tracing import SIGCONT
 from safedlv.session.bystander import GIVES_UP_AFTER, Bystander, ended, traces
-from safedlv.session.guard import LOOKED, Guarding
+from safedlv.session.guard import LOOKED, OFF, Guarding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -141,6 +141,8 @@ class Keeper:
                 self._heard_of_target(data[1:], guarded=data.startswith(TARGET))
                 with contextlib.suppress(BrokenPipeError):
                     lifeline.send(LOOKED)
+                    if self.guard is None or self.guard.target is None:
+                        lifeline.send(OFF)
             elif data == INTERRUPT:
                 self.last_signal = signal.SIGINT
             elif fds:
@@ -154,6 +156,7 @@ class Keeper:
             self.target_pidfd = os.pidfd_open(self.target)
         if self.guard is not None:
             self.guard.look_at(self.target if guarded else 0)
+            self.guard.begin(self.dlv, self.pidfd)
 
     def end(self) -> None:
         """End the session: dlv, its container, its directory."""

@@ -55,6 +55,8 @@ class Delve:
         self.words: list[str] | None = None
         self.guards_said: list[bytes] = []
         """What came of that while something else was waited for."""
+        self.awaits_guard = False
+        """The keeper was told of a target: from then on the guard is to be heard of."""
 
     def heard(self, line: bytes) -> bool:
         """Take the line that tells where dlv listens; False for every other line of its log."""
@@ -103,7 +105,22 @@ class Delve:
         if not self.leaving:
             with contextlib.suppress(OSError):  # it was killed
                 self.lifeline.send(words)
-                self.guards_said += guard.until_looked(self.lifeline) if of_target else []
+                if of_target:
+                    said = guard.until_looked(self.lifeline)
+                    self.guards_said += said
+                    self.awaits_guard = not any(word.startswith(guard.OFF) for word in said)
+
+    def until_guarded(self) -> str:
+        """Wait until dlv is guarded, or it is known that it will not be: nobody may set a breakpoint before that.
+
+        What is to be said where neither came in time; it is guarded as soon as it has attached.
+        """
+        settled = True
+        if self.awaits_guard:
+            self.awaits_guard = False
+            settled, said = guard.until_settled(self.lifeline, self.pidfd)
+            self.guards_said += said
+        return "" if settled else "dlv is not guarded yet"
 
     def reap(self) -> int:
         """Wait for dlv to end; its exit code (128 + signal when it was killed)."""
@@ -173,7 +190,7 @@ def start(dlv: str, version: str | None, line: CommandLine, found: Found, listen
         _become(argv, lifeline, log_write, keeper_pid)
     os.close(log_write)
     delve = Delve(child, directory, unix, log_read, keeper_pid, lifeline)
-    delve.attached_to = pid
+    delve.attached_to, delve.awaits_guard = pid, True
     delve.found = parting.look(pid, stopped=found.before.stopped)  # dlv takes longer than that until it attaches
     return delve
 

@@ -177,6 +177,8 @@ class Relay:
         if not first or first not in STARTS:
             self._drop(client, "sent something that is neither JSON-RPC nor DAP" if first else "")
             return
+        if words := self.dlv.until_guarded():
+            self.say(words)
         upstream = self.dial()
         if upstream is None:
             self._drop(client, "")

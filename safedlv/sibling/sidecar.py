@@ -180,7 +180,7 @@ def start(
             until_looked(lifeline)
             pid = _run(prepared, evolve(prepared.plan, owner=owner_label(keeper_pid, os.getpid())), lifeline)
             delve = SidecarDelve(prepared, pid, found.pid, log, keeper_pid, lifeline)
-            delve.found = before
+            delve.found, delve.awaits_guard = before, True
             return delve, listener
     except BaseException:
         if listener is not None:

@@ -1,7 +1,7 @@
 """What safedlv costs beside dlv itself, measured in one run: ``make bench`` (python -m tests.bench).
 
-Every figure is a median over rounds in which safedlv and dlv take turns, printed beside what it is compared with.
-Nothing here passes or fails: times belong to the machine they were measured on, ratios travel better.
+Every figure is a median (of F5: the mean) over rounds in which safedlv and dlv take turns, printed beside what it is
+compared with. Nothing here passes or fails: times belong to the machine they were measured on, ratios travel better.
 """
 
 from __future__ import annotations

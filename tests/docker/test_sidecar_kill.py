@@ -125,7 +125,7 @@ def test_kill_of_both(make_box: MakeBox, docker_engine: Engine, newest_dlv: str,
     box = make_box()
     session = Beside(f"docker:{box.name}", "--accept-multiclient")
     address = session.address()
-    wait_until(lambda: status(box.pid, "TracerPid") != "0", "dlv has attached")
+    wait_until(lambda: survival.guard_of(tracer_of(box.pid)), "dlv is guarded")  # before that nobody would be left
     client = JsonRpc(address) if hit else None
     if client:
         client.call("CreateBreakpoint", Breakpoint={"file": str(SOURCE), "line": LINE})

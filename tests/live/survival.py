@@ -117,7 +117,7 @@ def beside(container: str) -> Iterator[subprocess.Popen[str]]:
     yield from _session([*SAFEDLV, "attach", f"docker:{container}", "--via=sidecar", "--headless", "--api-version=2"])
 
 
-SLOW = """
+SLOW_KEEPER = """
 import sys, time
 from safedlv import cli
 from safedlv.session import guard, rescue
@@ -135,10 +135,29 @@ sys.exit(cli.main(sys.argv[1:]))
 """A safedlv whose keeper looks at the target when dlv has written into it, or when nobody has for two seconds."""
 
 
-@contextlib.contextmanager
-def with_a_slow_keeper(worker: Worker) -> Iterator[subprocess.Popen[str]]:
-    """``safedlv attach`` whose keeper has no processor when it should look at the target."""
-    yield from _session([sys.executable, "-c", SLOW, "attach", str(worker.pid), "--headless", "--api-version=2"])
+SLOW_GUARD = """
+import sys, time
+from safedlv import cli
+from safedlv.session import guard
+
+def seize_late(self, tid, seize=guard.Guard._seize):
+    time.sleep(1)
+    return seize(self, tid)
+
+guard.Guard._seize = seize_late
+sys.exit(cli.main(sys.argv[1:]))
+"""
+"""A safedlv whose guard takes a second to take hold of dlv, which has attached long before."""
+
+
+def slowed(script: str) -> Session:
+    """``safedlv attach`` of which a part has no processor when it needs one."""
+
+    @contextlib.contextmanager
+    def session(worker: Worker) -> Iterator[subprocess.Popen[str]]:
+        yield from _session([sys.executable, "-c", script, "attach", str(worker.pid), "--headless", "--api-version=2"])
+
+    return session
 
 
 def _session(words: list[str]) -> Iterator[subprocess.Popen[str]]:

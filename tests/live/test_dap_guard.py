@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from tests.clients import Dap
 from tests.live.adapters import Adapter, adapters, attach, leave
-from tests.live.survival import Worker, delve_of, guard_of, survives
+from tests.live.survival import SLOW_GUARD, Worker, delve_of, guard_of, survives
 from tests.support import ROOT, build_go, status, wait_until
 
 PROGRAM = ROOT / "tests" / "live" / "programs" / "worker"
@@ -86,6 +87,19 @@ def test_a_dlv_that_is_killed(start: Start, worker: Worker) -> None:
     code, _, err = adapter.end()
     assert code == 137
     assert "brought home" in err
+    assert not survives(worker)
+
+
+def test_a_guard_without_a_processor(start: Start, worker: Worker) -> None:
+    """The client is not told that it may set breakpoints before dlv is guarded."""
+    adapter = start(under=[sys.executable, "-c", SLOW_GUARD, "dap"])
+    client = adapter.client()
+    attach(client, worker.pid)
+    assert guard_of(delve_of(adapter.process))
+    run_hot(client)
+    kill(adapter)
+    the_rest(client)
+    adapter.end()
     assert not survives(worker)
 
 

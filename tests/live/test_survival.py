@@ -87,7 +87,16 @@ def test_a_keeper_without_a_processor(newest_dlv: str, programs: dict[str, Path]
     worker = Worker(programs["static"])
     try:
         row = evolve(HOT, kill=survival.kill_guarded_delve)
-        assert not trial(row, worker, survival.with_a_slow_keeper, random.Random(1))
+        assert not trial(row, worker, survival.slowed(survival.SLOW_KEEPER), random.Random(1))
+    finally:
+        worker.close()
+
+
+def test_a_guard_without_a_processor(newest_dlv: str, programs: dict[str, Path]) -> None:
+    """No client is heard before dlv is guarded: a breakpoint of its would be left in the target."""
+    worker = Worker(programs["static"])
+    try:
+        assert not trial(HOT, worker, survival.slowed(survival.SLOW_GUARD), random.Random(1))
     finally:
         worker.close()
 
