@@ -123,8 +123,9 @@ class _Session:
         poll = select.poll()
         poll.register(self.wake, select.POLLIN)
         while following.threads:
-            now = time.monotonic()
-            if following.take_all():
+            came = following.take_all()
+            now = time.monotonic()  # not before: a dlv that makes many calls keeps us there
+            if came:
                 seen = now
             if not following.threads:
                 break

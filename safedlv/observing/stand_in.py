@@ -26,6 +26,7 @@ from attrs import evolve, frozen
 from safedlv.capabilities import capability_names
 from safedlv.errors import SafedlvError
 from safedlv.facts.process import read_process
+from safedlv.facts.security_modules import yama_scope
 from safedlv.linux.registers import read_registers, write_registers
 from safedlv.linux.tracing import (
     PTRACE_DETACH,
@@ -53,6 +54,8 @@ NAME: Final = "safedlv-stand-in"
 WITHIN: Final = 10.0
 """Seconds for the kernel to execute the target's file."""
 FROM_OUTSIDE: Final = "safedlv itself may not trace here: as root, or from outside: safedlv observe docker:NAME"
+NOBODY_MAY: Final = 3
+NOBODY: Final = "kernel.yama.ptrace_scope is 3: nobody may trace here until the next boot"
 HINT: Final = "--real observes dlv on the process itself"
 _NOT_ASKED_OF_A_TARGET: Final = ("landlock:", "proc:", "yama:")
 _PTRACE_SINGLESTEP: Final = 9
@@ -153,10 +156,15 @@ def _make(found: Found, context: Context, sets: CapabilitySets, exe: int, code: 
     except (OSError, TimeoutError) as error:
         _end(standing.pid)
         why = error.strerror or str(error)
-        hint = FROM_OUTSIDE if isinstance(error, PermissionError) else HINT
+        hint = _way_out() if isinstance(error, PermissionError) else HINT
         raise SafedlvError(f"no stand-in can be made for process {found.pid}: {why}", hint, code=3) from error
     lacks = [line for line in standing.lacks() if not line.startswith(_NOT_ASKED_OF_A_TARGET)]
     return StandIn(standing.pid, (*lacks, *differences(facts, read_process(standing.pid))))
+
+
+def _way_out() -> str:
+    """What there is to do where the kernel does not let safedlv itself trace."""
+    return NOBODY if yama_scope(()) == NOBODY_MAY else FROM_OUTSIDE
 
 
 def _end(pid: int) -> None:

@@ -36,8 +36,9 @@ TIMING = {
     "futex", "nanosleep", "clock_nanosleep", "epoll_pwait", "read", "recvfrom", "accept4", "rt_sigreturn",
     "restart_syscall", "waitid", "madvise", "tgkill", "epoll_ctl",
 }  # fmt: skip
-ELSEWHERE = {"EINTR", "EAGAIN", "ETIMEDOUT", "EFAULT", "EIO"}
-"""Interrupted, too early, too late; and addresses without memory, which are where they happen to be in each target."""
+ELSEWHERE = {"EINTR", "EAGAIN", "ETIMEDOUT", "EPIPE", "EFAULT", "EIO"}
+"""Interrupted, too early, too late: dlv ends while it still answers; and addresses without memory, which are where they
+happen to be in each target."""
 ONCE = {"clone3"}
 """glibc tries it for each thread, and Docker's profile says ENOSYS; how many there are is the scheduler's choice."""
 ARENAS = "/sys/devices/system/cpu/online"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -90,6 +91,35 @@ def test_a_healthy_server(server: Server, dlv: str) -> None:
     assert (answer["verdict"], answer["on"], answer["brought_home"]) == ("works", "real", None)
     assert_unharmed(server.pid)
     assert server.get().startswith("hello /you")
+
+
+LATE = """
+import sys, time
+from types import SimpleNamespace
+from safedlv import cli
+from safedlv.observing import session
+late = 0.0
+
+def take_all(self, take_all=session.Following.take_all):
+    global late
+    came = take_all(self)
+    late += 3 if came else 0
+    return came
+
+session.Following.take_all = take_all
+session.time = SimpleNamespace(monotonic=lambda: time.monotonic() + late)
+session.LONGEST = float("inf")
+sys.exit(cli.main(sys.argv[1:]))
+"""
+"""A safedlv that needs three seconds, on its own clock, each time that it takes dlv's stops."""
+
+
+def test_on_a_slow_machine(server: Server) -> None:
+    """dlv does not hang while it waits for us."""
+    words = [sys.executable, "-c", LATE, "observe", "--json", str(server.pid)]
+    said = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    answer = json.loads(said.stdout)
+    assert (answer["verdict"], answer["dlv"]["exit_code"], said.stderr) == ("works", 0, "")
 
 
 def test_a_target_stopped_by_job_control(server: Server) -> None:

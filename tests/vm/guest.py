@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.vm import agent, observations, sessions, watches
+from tests.vm import agent, beside_strace, observations, sessions, watches
 from tests.vm.stage import IMAGE, SECONDS, Stage, Target, Tracer, call
 
 SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
@@ -38,6 +38,7 @@ def main() -> None:
     agent.load()
     spec = json.loads(Path("/in/stages.json").read_text())
     prepare(spec["apparmor"])
+    beside_strace.configure()
     sessions.play_all(spec["sessions"], tell, set_scope)
     note("sessions", began)
     watching = forked(lambda: watches.play_all(tell)) if spec["long"] else 0

@@ -1,4 +1,4 @@
-"""In the virtual machine: ``safedlv observe`` in a tracer's place, and the same dlv there under strace.
+"""In the virtual machine: ``safedlv observe`` in the places of tests/vm/observe_cases.py, beside strace.
 
 What is right is not decided here (tests/vm/observe_cases.py, tests/vm/test_observe.py).
 """
@@ -6,26 +6,17 @@ What is right is not decided here (tests/vm/observe_cases.py, tests/vm/test_obse
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from tests.live import observed, straced
-from tests.vm import agent
+from tests.vm.beside_strace import compared
 from tests.vm.stage import PORT, Spec, harm, serves, status, wait_until
 
-DLV = "/in/dlv"
-CONFIGURATION = Path("/root/.config/dlv/config.yml")
-"""The first dlv of root makes it, and its calls fail until then."""
 USER = 1000
 
 
 def play_all(cases: list[Spec], report: Callable[[Spec], None]) -> None:
     """All these, one after the other, with one target."""
-    CONFIGURATION.parent.mkdir(parents=True, exist_ok=True)
-    CONFIGURATION.touch()
     with target() as pid:
         for case in cases:
             try:
@@ -49,26 +40,9 @@ def target() -> Iterator[int]:
 
 def play(place: list[str], pid: int) -> Spec:
     """The gist of what observe answers, and what came of dlv there under strace."""
-    with subprocess.Popen([*place, "sleep", "600"]) as tracer, tempfile.TemporaryDirectory() as directory:
+    with subprocess.Popen([*place, "sleep", "600"]) as tracer:
         try:
             wait_until(lambda: status(str(tracer.pid))["Name"] == "sleep", "the tracer to stand")
-            who = f"pid:{tracer.pid}"
-            said = agent.command(["observe", "--json", "--tracer", who, str(pid)])
-            by_strace = straced.play(DLV, who, str(pid), Path(directory) / "log")
+            return compared(f"pid:{tracer.pid}", str(pid))
         finally:
             tracer.kill()
-    answer = json.loads(said["stdout"])
-    return {
-        "verdict": answer["verdict"],
-        "first": observed.first(answer),
-        "lacks": answer["lacks"],
-        "code": said["code"],
-        "stderr": said["stderr"],
-        "observe": plain(observed.failed(answer), *observed.outcome(answer)),
-        "strace": plain(by_strace.failed, by_strace.code, by_strace.stderr),
-    }
-
-
-def plain(failed: straced.Failed, code: int, stderr: list[str]) -> Spec:
-    """What came of dlv, as JSON has it."""
-    return {"code": code, "stderr": stderr, "failed": {" ".join(call): count for call, count in failed.items()}}

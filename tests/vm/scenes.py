@@ -515,6 +515,15 @@ CONTROL = {f"control group, scope {scope}": scope for scope in (0, 1, 2)}
 """Lines about ``safedlv control``, and Yama's scope for each."""
 
 
+UNNAMED = "from a container, of the machine"
+"""The target has no PID there: no dlv is started."""
+SEEN = [name for name, scene in SCENES.items() if scene.known.outside is not None and scene.stage.name != UNNAMED]
+OBSERVED = [name for name in SEEN if SCENES[name].scope < 3]
+"""Where ``safedlv observe`` is compared with strace, by the long run."""
+UNOBSERVED = [name for name in SEEN if SCENES[name].scope == 3]
+"""Where nobody may trace, safedlv and strace included."""
+
+
 def for_the_guest(
     compared: frozenset[str],
     tools: dict[str, list[str]],
@@ -525,7 +534,7 @@ def for_the_guest(
     """What is to be played, as JSON. ``tools``: what starts each in the ``compared`` scenes, with ``{pid}`` in it.
 
     ``sessions``: what tests/vm/hard_cases.py adds; ``observe``: what tests/vm/observe_cases.py does.
-    ``long``: with what is watched, too.
+    ``long``: with what is watched and observed, too.
     """
 
     def scenes(stage: Stage) -> list[dict[str, Any]]:
@@ -536,6 +545,7 @@ def for_the_guest(
                 "inside": scene.known.inside is not None,
                 "outside": scene.known.outside is not None,
                 "plainly": stage.plainly,
+                "observed": long and scene.name in SEEN,
                 "tools": tools if scene.name in compared else {},
             }
             for scene in SCENES.values()

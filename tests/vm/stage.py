@@ -17,7 +17,7 @@ from typing import Any
 
 import docker
 
-from tests.vm import agent
+from tests.vm import agent, beside_strace
 
 Spec = dict[str, Any]
 PORT = 8000
@@ -195,6 +195,8 @@ class Stage:
                 found["outside"] = timed(self._outside)
             if scene["plainly"]:
                 found["plainly"] = self._plainly()
+            if scene["observed"]:
+                found["observation"] = beside_strace.compared(*self._named())
         found["harm_outside"] = self._harm()
         if scene["tools"]:
             found["tools"] = self._tools(scene["tools"])
@@ -212,10 +214,14 @@ class Stage:
         return output.decode()
 
     def _outside(self) -> Spec:
-        who, named = self.spec["who"], f"docker:{self.target.name}"
-        if who == "pid":
-            who, named = f"pid:{self.tracer.pid}", str(self.outer)
+        who, named = self._named()
         return agent.command(["doctor", "--json", "--hold-limit", PATIENCE, "--tracer", who, named])
+
+    def _named(self) -> tuple[str, str]:
+        """What ``--tracer`` says of the tracer, and a target's name."""
+        if self.spec["who"] == "pid":
+            return f"pid:{self.tracer.pid}", str(self.outer)
+        return self.spec["who"], f"docker:{self.target.name}"
 
     def _harm(self) -> str:
         """What is not as it should be, some time after; empty when all is well."""
