@@ -350,6 +350,10 @@ class Fix(Value):
     """The commands without the user's own names for container and service."""
 
 
+HOW_BUILT = frozenset({"no-debug-info", "optimized"})
+"""Causes that make a session poor."""
+
+
 @frozen(eq=False, repr=False)
 class Diagnosis(Value):
     """The outcome of one ``doctor``: what was found, what was tried, and what it means."""
@@ -371,3 +375,9 @@ class Diagnosis(Value):
     """For how long all attempts of this diagnosis together held the target's threads, in microseconds."""
     ladder: tuple[Rung, ...] = ()
     """The layers in the kernel's order, for an attach that was refused."""
+
+    @property
+    def reasons(self) -> tuple[Cause, ...]:
+        """The causes of the verdict: how a program was built refuses no attach."""
+        blocked = self.verdict == "blocked"
+        return tuple(cause for cause in self.causes if not (blocked and cause.id in HOW_BUILT))

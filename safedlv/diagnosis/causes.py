@@ -34,14 +34,19 @@ Row = Callable[[Evidence], Cause | None]
 
 
 def causes(evidence: Evidence) -> tuple[Cause, ...]:
-    """Every cause that the evidence shows, in the order of the table."""
+    """Every cause that the evidence shows: what refuses an attach first, in the order of the table."""
     if evidence.facts is None or not evidence.facts.exists:
-        rows: tuple[Row, ...] = (no_such_process, hidepid)
+        refusing: tuple[Row, ...] = (no_such_process, hidepid)
+        degrading: tuple[Row, ...] = ()
     else:
-        rows = BLOCKING + REFUSALS + DEGRADING
-    found = [cause for row in rows if (cause := row(evidence))]
-    found[len(found) :] = what_the_rules_say(evidence, {cause.id for cause in found})
-    return tuple(found)
+        refusing, degrading = BLOCKING + REFUSALS, DEGRADING
+    found = _found(refusing, evidence)
+    ruled = what_the_rules_say(evidence, {cause.id for cause in found})
+    return (*found, *ruled, *_found(degrading, evidence))
+
+
+def _found(rows: tuple[Row, ...], evidence: Evidence) -> tuple[Cause, ...]:
+    return tuple(cause for row in rows if (cause := row(evidence)))
 
 
 def verdict(found: Iterable[Cause], attempt: Attempt | None) -> str:

@@ -19,11 +19,11 @@ PROOFS = {
 
 def dialog(diagnosis: Diagnosis, hint: str = "") -> str:
     """The text, without a newline at its end. ``hint``: a further line on what can be done from here."""
-    lines = [_what(diagnosis), *(_by(cause) for cause in diagnosis.causes[:SHOWN])]
-    if not diagnosis.causes:
+    lines = [_what(diagnosis), *(_by(cause) for cause in diagnosis.reasons[:SHOWN])]
+    if not diagnosis.reasons:
         lines.append("no cause is proved; the Debug Console has what is known")
-    if len(diagnosis.causes) > SHOWN:
-        lines[-1] += f" (and {len(diagnosis.causes) - SHOWN} more: see the Debug Console)"
+    if len(diagnosis.reasons) > SHOWN:
+        lines[-1] += f" (and {len(diagnosis.reasons) - SHOWN} more: see the Debug Console)"
     lines += [f"to do: {todo}" for todo in [_todo(diagnosis)] if todo]
     lines += [hint] if hint else []
     return "\n".join(printable(line, LINE) for line in lines)

@@ -41,7 +41,7 @@ def story(d: Diagnosis, filtered: Iterable[str], control: Iterable[str]) -> str:
 
 
 def _join(d: Diagnosis) -> str:
-    return "; ".join(cause.summary for cause in d.causes)
+    return "; ".join(cause.summary for cause in d.reasons)
 
 
 # ---------------------------------------------------------------- one: the cgroup

@@ -132,7 +132,7 @@ def _who(d: Diagnosis) -> str:
 
 
 def _join(d: Diagnosis) -> str:
-    return "; ".join(cause.summary for cause in d.causes)
+    return "; ".join(cause.summary for cause in d.reasons)
 
 
 def _steps(attempt: Attempt) -> list[str]:

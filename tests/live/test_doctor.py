@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from safedlv.facts.process import descendants, process_tree
+from safedlv.linux.tracing import PTRACE_SEIZE, ptrace
 from safedlv.runtimes.sandbox import Running, Sandbox, start
 from safedlv.seccomp.program import Refuse, assemble
 from tests.live.leftovers import MARK, nothing_left_behind  # noqa: F401  pytest finds fixtures by their names here
@@ -510,6 +511,22 @@ def test_a_poor_build(request: pytest.FixtureRequest, fixture: str, cause: str) 
         assert (answer.verdict, answer.ids) == ("degraded", {cause})
         assert answer.failed == (None, None)
         assert_serves(server)
+    finally:
+        server.stop()
+
+
+def test_a_poor_build_refuses_nothing(optimised: Path) -> None:
+    """Of an attach that is refused it is told, but neither first nor as the reason."""
+    server = Server(optimised)
+    try:
+        ptrace(PTRACE_SEIZE, server.pid)
+        assert list(doctor(server.pid).causes) == ["already-traced", "optimized"]
+        said = subprocess.run([*SAFEDLV, "doctor", str(server.pid)], capture_output=True, text=True, check=False).stdout
+        headline, _, rest = said.partition("\n\n")
+        assert headline.startswith("blocked at PTRACE_ATTACH with EPERM")
+        assert "traced" in headline
+        assert "optimis" not in headline
+        assert "optimized (observed)" in rest
     finally:
         server.stop()
 
