@@ -141,12 +141,17 @@ def test_a_stopped_program_stays_stopped(program: Callable[[str], Program]) -> N
     assert followed.line() == "ready"
     pid = followed.process.pid
     os.kill(pid, signal.SIGSTOP)
-    followed.until(lambda: status(pid, "State").startswith("t"), "it is stopped")
-    before = followed.following.made
-    for _ in range(20):
-        followed.following.take_all()
-        time.sleep(0.005)
-    assert followed.following.made == before
+
+    def stands(samples: int) -> bool:
+        """It is in a stop and makes no call: one that is about to be made is a stop too, and is sent on."""
+        before = followed.following.made
+        for _ in range(samples):
+            followed.following.take_all()
+            time.sleep(0.005)
+        return status(pid, "State").startswith("t") and followed.following.made == before
+
+    followed.until(lambda: stands(4), "it is stopped")
+    assert stands(20)
     os.kill(pid, signal.SIGCONT)
     assert followed.line() == "False True"
     assert followed.run_out() == 0
