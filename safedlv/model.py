@@ -350,6 +350,8 @@ class Fix(Value):
     """The commands without the user's own names for container and service."""
 
 
+NOBODY_MAY = 3
+"""kernel.yama.ptrace_scope at which nobody may attach, until the next boot."""
 HOW_BUILT = frozenset({"no-debug-info", "optimized"})
 """Causes that make a session poor."""
 

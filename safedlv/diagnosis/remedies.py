@@ -17,7 +17,7 @@ from attrs import frozen
 from safedlv.capabilities import CAPABILITY_BITS, capability_names
 from safedlv.diagnosis.place import Place
 from safedlv.diagnosis.remedy_commands import commands
-from safedlv.model import Diagnosis, Fix
+from safedlv.model import NOBODY_MAY, Diagnosis, Fix
 from safedlv.values import Value
 
 LOW, MEDIUM, HIGH = RISKS = ("low", "medium", "high")
@@ -139,7 +139,6 @@ NOT_TO_BE_DEBUGGED = frozenset(
     {"no-such-process", "zombie", "kernel-thread", "self-attach", "uninterruptible", "ptrace-unsupported"}
 )
 """Causes that no change of anybody's rights answers. advice.py says what there is to say."""
-NOBODY_MAY = 3  # kernel.yama.ptrace_scope
 
 
 def mended(diagnosis: Diagnosis, proved: tuple[str, ...] | None, place: Place) -> Fix | None:

@@ -36,7 +36,7 @@ from safedlv.linux.tracing import (
     ptrace,
     signal_info,
 )
-from safedlv.model import CapabilitySets, ProcessFacts, Unknown
+from safedlv.model import NOBODY_MAY, CapabilitySets, ProcessFacts, Unknown
 from safedlv.observing.following import (
     PTRACE_EVENT_EXEC,
     PTRACE_O_EXITKILL,
@@ -54,7 +54,6 @@ NAME: Final = "safedlv-stand-in"
 WITHIN: Final = 10.0
 """Seconds for the kernel to execute the target's file."""
 FROM_OUTSIDE: Final = "safedlv itself may not trace here: as root, or from outside: safedlv observe docker:NAME"
-NOBODY_MAY: Final = 3
 NOBODY: Final = "kernel.yama.ptrace_scope is 3: nobody may trace here until the next boot"
 HINT: Final = "--real observes dlv on the process itself"
 _NOT_ASKED_OF_A_TARGET: Final = ("landlock:", "proc:", "yama:")

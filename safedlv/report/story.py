@@ -8,7 +8,7 @@ from safedlv.capabilities import capabilities_in_words
 from safedlv.errors import printable
 from safedlv.model import Cgroup, Diagnosis, Fix, Step, Unknown
 from safedlv.report.side_by_side import paragraph
-from safedlv.report.text import CALLS, WORDS
+from safedlv.report.text import CALLS, WORDS, summaries
 
 CGROUP_CAUSES = ("frozen", "thread-limit", "memory-limit")
 LONGEST_COMMAND = 1000
@@ -23,7 +23,7 @@ def story(d: Diagnosis, filtered: Iterable[str], control: Iterable[str]) -> str:
     ``filtered``: what the debugger's filter refuses, a sentence each; ``control``: the lines about the control group.
     """
     who = "the target" if d.target is None else f"process {d.target.pid}"
-    lines = paragraph(f"{d.verdict}: {_join(d) or f'a debugger can attach to {who}'}")
+    lines = paragraph(f"{d.verdict}: {summaries(d) or f'a debugger can attach to {who}'}")
     steps = (
         ("The cgroup, and whether it matters", _cgroup(d)),
         (
@@ -38,10 +38,6 @@ def story(d: Diagnosis, filtered: Iterable[str], control: Iterable[str]) -> str:
         lines += ["", f"{number}. {title}", *found]
     lines += ["", *_to_keep(d)]
     return "\n".join(lines) + "\n"
-
-
-def _join(d: Diagnosis) -> str:
-    return "; ".join(cause.summary for cause in d.reasons)
 
 
 # ---------------------------------------------------------------- one: the cgroup

@@ -84,14 +84,14 @@ def _answer(d: Diagnosis) -> str:
     if d.verdict == "ok":
         return "\n".join(_wrap(f"ok: a debugger can attach to {who}", ""))
     if d.verdict == "degraded":
-        return "\n".join(_wrap(f"degraded: a debugger can attach to {who}, but {_join(d)}", ""))
+        return "\n".join(_wrap(f"degraded: a debugger can attach to {who}, but {summaries(d)}", ""))
     if d.verdict == "undetermined":
         return "\n".join(_wrap(f"undetermined: {who} was not probed", ""))
     if failed:
-        why = _join(d) or "the layers below are what is known; none of them is proved to be the cause"
+        why = summaries(d) or "the layers below are what is known; none of them is proved to be the cause"
         at = f"blocked at {CALLS.get(failed.step, failed.step)} with {failed.errno} ({_words(failed)})"
         return "\n".join(_wrap(f"{at}: {why}", ""))
-    return "\n".join(_wrap(f"blocked: {_join(d)}", ""))
+    return "\n".join(_wrap(f"blocked: {summaries(d)}", ""))
 
 
 def _ladder(d: Diagnosis) -> list[str]:
@@ -131,7 +131,8 @@ def _who(d: Diagnosis) -> str:
     return f"process {d.target.pid}" + (f" ({printable(name)})" if isinstance(name, str) and name else "")
 
 
-def _join(d: Diagnosis) -> str:
+def summaries(d: Diagnosis) -> str:
+    """What the verdict comes from, in one line."""
     return "; ".join(cause.summary for cause in d.reasons)
 
 
